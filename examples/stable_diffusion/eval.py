@@ -1,0 +1,62 @@
+"""Draw prompts with a published model, a checkpoint's UNet over a base pipeline, or a trained pipeline folder.
+
+python eval.py --pipeline output/demo --prompt "a red circle on a blue background" --output grid.png
+python eval.py --pipeline CompVis/stable-diffusion-v1-4 --unet output/run/checkpoint-5000/unet --prompt "a cat"
+"""
+
+import argparse
+from pathlib import Path
+
+import ppsd.compat  # noqa: F401  before paddle
+
+from ppsd.sampling.grid import image_grid, save_png
+from ppsd.sampling.pipeline import generate, load_pipeline
+from ppsd.trainers.checkpoint import require_writable
+from ppsd.trainers.pretrain import one_line_errors, show_log
+
+
+def parse(argv: "list[str] | None" = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt", nargs="+", required=True, help="One or more prompts, each in quotes.")
+    parser.add_argument("--pipeline", required=True, help="Pipeline folder or hub name.")
+    parser.add_argument("--unet", help="UNet folder (checkpoint-N/unet) used instead of the pipeline's.")
+    parser.add_argument("--variant", choices=["ema"], help="ema: the averaged weights in the --unet folder.")
+    parser.add_argument("--guidance_scale", type=float, default=7.5, help="1 turns guidance off. (default: 7.5)")
+    parser.add_argument("--num_inference_steps", type=int, default=50, help="Denoising steps. (default: 50)")
+    parser.add_argument("--seed", type=int, default=0, help="Same seed, same pictures. (default: 0)")
+    parser.add_argument("--height", type=int, help="Pixels. (default: what the UNet was trained at)")
+    parser.add_argument("--width", type=int, help="Pixels. (default: what the UNet was trained at)")
+    parser.add_argument("--num_images_per_prompt", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--negative_prompt", default="", help="What not to draw.")
+    parser.add_argument("--batch_size", type=int, default=8, help="Pictures drawn at once. (default: 8)")
+    parser.add_argument("--output", default="grid.png", help="The grid; each picture also lands beside it. (grid.png)")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse()
+    show_log()
+    output = Path(args.output)
+    require_writable(output.parent, "--output")
+    pipe = load_pipeline(args.pipeline, args.unet, args.variant)
+    prompts = [prompt for prompt in args.prompt for _ in range(args.num_images_per_prompt)]
+    pictures = generate(
+        pipe,
+        prompts,
+        guidance_scale=args.guidance_scale,
+        num_inference_steps=args.num_inference_steps,
+        seed=args.seed,
+        height=args.height,
+        width=args.width,
+        batch_size=args.batch_size,
+        negative_prompt=args.negative_prompt,
+        progress=True,
+    )
+    for i, picture in enumerate(pictures):
+        save_png(output.with_name(f"{output.stem}-{i:03d}.png"), picture)
+    save_png(output, image_grid(pictures, captions=prompts))
+    print(f"{len(pictures)} pictures, grid: {output}")
+
+
+if __name__ == "__main__":
+    one_line_errors(main)

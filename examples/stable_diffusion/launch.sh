@@ -1,0 +1,17 @@
+# Sourced by the multi-device scripts: splits "$@" at the first -- into launch options and trainer flags, and starts.
+launch=$(grep -v '^#' "$root/configs/launch/$options.args" | tr '\n' ' ')
+for word in "$@"; do
+    [ "$word" = -- ] || continue
+    while [ "$1" != -- ]; do
+        launch="$launch $1"
+        shift
+    done
+    shift
+    break
+done
+asked=$#
+[ "$asked" -gt 0 ] || . "$root/examples/stable_diffusion/demo.sh"
+# shellcheck disable=SC2086  the options are words
+"$python" -m paddle.distributed.launch $launch \
+    "$root/examples/stable_diffusion/train_txt2img_laion400m_trainer.py" "$@"
+[ "$asked" -gt 0 ] || draw_demo

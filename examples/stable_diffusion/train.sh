@@ -1,0 +1,11 @@
+#!/bin/sh
+# Train on one device.
+#   sh train.sh                 the offline demo: makes its data, trains a tiny UNet from random weights, draws a grid
+#   sh train.sh --flag ...      the trainer with exactly these flags (sh train.sh --help lists them)
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/tools/environment.sh"
+asked=$#
+[ "$asked" -gt 0 ] || . "$root/examples/stable_diffusion/demo.sh"
+"$python" "$root/examples/stable_diffusion/train_txt2img_laion400m_trainer.py" "$@"
+[ "$asked" -gt 0 ] || draw_demo

@@ -1,0 +1,3 @@
+"""Train Stable Diffusion on PaddlePaddle."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,99 @@
+"""Every quirk of paddle, paddlenlp and ppdiffusers that ppsd works around, each with the versions it was seen in.
+
+Each room that knows paddle calls `apply()` when it is imported, before anything of the stack is.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+import zlib  # noqa: F401  paddle 2.6.2 exports zlib's symbols: a gzip module loaded after it crashes the process
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+# Said at every start by paddle 3.3.1 and paddlenlp 2.8.1, and nothing that a user of ppsd could act on.
+for _message in ("No ccache found", "Setuptools is replacing distutils"):
+    warnings.filterwarnings("ignore", message=_message)
+
+import paddle  # noqa: E402  after the filters
+from paddle.nn import LayerNorm, functional  # noqa: E402
+from paddlenlp.transformers.conversion_utils import ConversionMixin  # noqa: E402
+from safetensors.numpy import save_file  # noqa: E402
+
+_layer_norm_forward: Callable[[LayerNorm, paddle.Tensor], paddle.Tensor] = LayerNorm.forward
+_convert: Callable[..., dict[str, Any]] = ConversionMixin.convert.__func__
+
+
+def apply() -> None:
+    """Install the cures that work by replacing a method. Safe to call again."""
+    LayerNorm.forward = _forward_with_frozen_weight
+    ConversionMixin.convert = classmethod(_convert_in_memory)
+
+
+def _forward_with_frozen_weight(self: LayerNorm, input: paddle.Tensor) -> paddle.Tensor:
+    """LayerNorm with a right gradient through a frozen weight. x [..., *normalized_shape] -> the same shape.
+
+    paddle 2.6.2 to 3.3.1, CPU: the kernel's backward takes a weight that needs no gradient for 1. Left to the kernel
+    without it, normalisation is right, so weight and bias are applied outside. Other devices keep their one kernel.
+    """
+    weight = self.weight
+    if weight is None or not weight.stop_gradient or input.stop_gradient or not input.place.is_cpu_place():
+        return _layer_norm_forward(self, input)
+    shape = self._normalized_shape
+    scaled = functional.layer_norm(input, shape, None, None, self._epsilon) * weight.reshape(shape)
+    return scaled if self.bias is None else scaled + self.bias.reshape(shape)
+
+
+def _convert_in_memory(cls: Any, weight_file: str, config: Any, cache_dir: str) -> dict[str, Any]:
+    """Convert the torch weights of a text encoder and leave the folder they are read from alone.
+
+    paddlenlp 2.8.1 writes what it converted into that folder: an error where it is read-only, a race between processes.
+    It skips the writing where the file is already there.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "model_state.pdparams").touch()
+        return _convert(cls, weight_file, config, scratch)
+
+
+def save_safetensors(state: Mapping[str, np.ndarray], file: Path, metadata: Optional[Mapping[str, str]] = None) -> None:
+    """Write `state` to `file`, readable for whom the umask says. safetensors 0.8.0 leaves it to its owner alone."""
+    save_file(dict(state), str(file), metadata=dict(metadata or {}))
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
+
+
+def require_recompute() -> None:
+    """ValueError where recomputation does not work: paddle 2.6.2 on the CPU fails in the middle of the first step."""
+    from paddle.distributed.fleet.utils import recompute
+
+    x = paddle.ones([1])
+    x.stop_gradient = False
+    try:
+        recompute(paddle.nn.functional.relu, x, use_reentrant=False)  # as ppdiffusers calls it
+    except RuntimeError as error:
+        raise ValueError(
+            f"--recompute: paddle {paddle.__version__} cannot recompute on {paddle.device.get_device()}; leave it out"
+        ) from error
+
+
+def use_fused_linear() -> None:
+    """Have models built from here on use cuBLASLt's fused matmul and bias (FLAG_FUSED_LINEAR of the public recipe).
+
+    ValueError where the device or the build has no such kernel: any CPU, and CUDA before 11.6.
+    """
+    from paddle.incubate.nn import FusedLinear
+
+    try:
+        FusedLinear(8, 8)(paddle.zeros([8, 8]))
+    except (RuntimeError, AttributeError) as error:  # without CUDA, paddle 2.6.2 lacks even the attribute
+        device = paddle.device.get_device()
+        raise ValueError(
+            f"FLAG_FUSED_LINEAR needs a GPU and a paddle built with CUDA 11.6 or later; "
+            f"paddle {paddle.__version__} on {device} has no fused linear kernel. Leave the flag off here"
+        ) from error
+    paddle.nn.Linear = FusedLinear

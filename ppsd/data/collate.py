@@ -1,0 +1,23 @@
+"""Samples -> Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ppsd.compat  # noqa: F401  before paddle
+
+import numpy as np
+import paddle
+
+from ppsd.types import Batch, Sample
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples: pixels, input_ids and weight as tensors, seed and cursor as numpy arrays (used on the host)."""
+    return Batch(
+        pixels=paddle.to_tensor(np.stack([sample.pixels for sample in samples])),
+        input_ids=paddle.to_tensor(np.stack([sample.input_ids for sample in samples])),
+        weight=paddle.to_tensor(np.array([sample.weight for sample in samples], dtype=np.float32)),
+        seed=np.array([sample.seed for sample in samples], dtype=np.int64),
+        cursor=np.stack([sample.cursor for sample in samples if sample.cursor is not None]),
+    )

@@ -1,0 +1,55 @@
+"""What the data stream is told: a plain dataclass, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from ppsd.data.decode import MAX_IMAGE_PIXELS
+from ppsd.data.transforms import INTERPOLATIONS
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Which records to read and how to make samples of them. Raises ValueError naming the flag that is wrong.
+
+    file_list: a `.filelist.list` or a `.filelist`; dialect: that of its parts (`laion400m`, `laion_aes`, `auto`).
+    resolution: side of the square crops in pixels, divisible by 8.
+    buffer_size: undecoded records that a lane holds to shuffle among. All lanes of all devices together hold
+    num_lanes x buffer_size of them: with 64 lanes and 50 KB images 100 are 320 MB in the whole run.
+    shuffle_every_n_samples: 0 keeps the order of the files within a lane; any other number shuffles. A window of
+    buffer_size records is shuffled whole and given out whole, so shuffling it more often would change nothing.
+    num_lanes: see ppsd.data.lane; None chooses (see default_lanes there), or takes over that of a resumed run.
+    num_records: samples that an epoch has over all devices; None: an epoch without end.
+    """
+
+    file_list: str
+    dialect: str = "auto"
+    resolution: int = 512
+    interpolation: str = "lanczos"
+    center_crop: bool = False
+    random_flip: bool = False
+    caption_dropout_rate: float = 0.1
+    buffer_size: int = 100
+    shuffle_every_n_samples: int = 5
+    num_lanes: Optional[int] = None
+    num_records: Optional[int] = None
+    max_length: int = 77
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.resolution < 8 or self.resolution % 8:
+            near = max(8, round(self.resolution / 8) * 8)
+            raise ValueError(f"--resolution {self.resolution} is not divisible by 8: {near} would be")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"--interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS)}")
+        if not 0 <= self.caption_dropout_rate <= 1:
+            raise ValueError(f"--caption_dropout_rate {self.caption_dropout_rate} is not between 0 and 1")
+        if self.shuffle_every_n_samples < 0:
+            raise ValueError(
+                f"--shuffle_every_n_samples {self.shuffle_every_n_samples} is negative; 0 does not shuffle"
+            )
+        for flag in ("buffer_size", "num_lanes", "num_records", "max_length", "max_image_pixels"):
+            value = getattr(self, flag)
+            if value is not None and value < 1:
+                raise ValueError(f"--{flag} {value} is less than 1")

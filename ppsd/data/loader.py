@@ -1,0 +1,174 @@
+"""The stream of batches of one device, repeatable and resumable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Optional, Union
+
+from ppsd.data.collate import collate
+from ppsd.data.config import StreamConfig
+from ppsd.data.lane import Cursor, LaneSettings, LaneState, default_lanes
+from ppsd.data.position import Position, merge_positions, read_position, write_position
+from ppsd.data.sample import SampleMaker
+from ppsd.data.source import RecordSource, laion_sources
+from ppsd.data.stream import SampleStream, device_lanes
+from ppsd.data.tally import Tally
+from ppsd.data.tokens import TokenizeCaptions
+from ppsd.data.workers import WorkerPool
+from ppsd.types import Batch, Sample, World
+
+logger = logging.getLogger(__name__)
+
+PREFETCHED_BATCHES = 2
+
+
+class StreamLoader:
+    """Iterates over batches of `batch_size` samples for the device `world.rank` of `world.size`.
+
+    Iterating again goes on where the last iteration ended. With `config.num_records` an iteration ends with its epoch
+    of num_records // (batch_size * world.size) batches, otherwise never. One iteration at a time.
+    The batches do not depend on `num_workers`, and those of all devices together not on their number.
+    `position`: that of an earlier run, or those of all its devices; the run goes on after it.
+    `tally`: what was used and skipped so far. Raises ValueError for settings or a position that do not fit, and while
+    iterating when a source has no usable record.
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        world: World = World(),  # noqa: B008  frozen
+        num_workers: int = 0,
+        seed: int = 0,
+        position: Union[Position, Iterable[Position], None] = None,
+    ) -> None:
+        sources = laion_sources(config.file_list, config.dialect)
+        merged = None if position is None else merge_positions(position)
+        self._settings = LaneSettings(
+            sources,
+            _num_lanes(config, sources, world, merged),
+            seed,
+            config.buffer_size,
+            config.shuffle_every_n_samples > 0,
+            SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length)),
+        )
+        states = {lane: LaneState() for lane in range(self._settings.num_lanes)}
+        self._samples = 0
+        if merged is not None:
+            self._samples, states = read_position(self._settings, merged)
+        self._world, self._batch_size, self._num_workers = world, batch_size, num_workers
+        self._epoch_batches = _epoch_batches(config, batch_size, world)
+        self._states = {lane: states[lane] for lane in device_lanes(self._settings.num_lanes, world, self._samples)}
+        self._items: Optional[Iterator[tuple[Sample, Tally]]] = None
+        self._pool: Optional[WorkerPool] = None
+        self._epoch = self._epochs_done()
+        self._epoch_tally = Tally()
+        self.tally = Tally()
+
+    def __len__(self) -> int:
+        if self._epoch_batches is None:
+            raise TypeError("a stream without num_records has no length")
+        return self._epoch_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = self._batches_left()
+        done = False
+        try:
+            while left is None or left > 0:
+                yield self._next_batch()
+                left = None if left is None else left - 1
+            done = True
+        finally:
+            if not done:
+                self.close()
+
+    def position(self) -> dict[str, Any]:
+        """Where this device's lanes stand after the batches handed out so far: JSON, for `position` of a later run."""
+        return write_position(self._settings, self._samples, self._states)
+
+    def close(self) -> None:
+        """End the worker processes and close all files; iterating again starts them again."""
+        self._items = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _open(self) -> Iterator[tuple[Sample, Tally]]:
+        lanes = device_lanes(self._settings.num_lanes, self._world, self._samples)
+        workers = min(self._num_workers, len(lanes))
+        if not workers:
+            return iter(SampleStream(self._settings, lanes, self._states))
+        if workers < self._num_workers:
+            logger.warning(
+                "%d of %d data workers are used: this device has %d lanes (--num_lanes is the number over all devices)",
+                workers,
+                self._num_workers,
+                len(lanes),
+            )
+        prefetch = -(-PREFETCHED_BATCHES * self._batch_size // workers)
+        makers = [partial(SampleStream, self._settings, lanes[w::workers], self._states) for w in range(workers)]
+        self._pool = WorkerPool(makers, prefetch)
+        return self._pool.take_in_turn(len(lanes))
+
+    def _next_batch(self) -> Batch:
+        if self._items is None:
+            self._items = self._open()
+        drawn = [next(self._items) for _ in range(self._batch_size)]
+        for sample, tally in drawn:
+            assert sample.cursor is not None
+            self._states[int(sample.cursor[0])].advance(sample.cursor)
+            self._epoch_tally.merge(tally)
+            self.tally.merge(tally)
+        self._samples += self._batch_size * self._world.size
+        self._report_epoch()
+        return collate([sample for sample, _ in drawn])
+
+    def _batches_left(self) -> Optional[int]:
+        """Batches to the end of the epoch, which a resumed run may have begun in the middle of."""
+        if self._epoch_batches is None:
+            return None
+        batch = self._batch_size * self._world.size
+        epoch = self._epoch_batches * batch
+        return -(-(epoch - self._samples % epoch) // batch)
+
+    def _epochs_done(self) -> int:
+        """Epochs of num_records samples that are over; without num_records, passes that all lanes have finished."""
+        if self._epoch_batches is not None:
+            return self._samples // (self._epoch_batches * self._batch_size * self._world.size)
+        used = [index for index, source in enumerate(self._settings.sources) if source.weight != 0]
+        return min(state.cursors.get(source, Cursor()).epoch for state in self._states.values() for source in used)
+
+    def _report_epoch(self) -> None:
+        """Log what an epoch used and skipped when it has just ended."""
+        epoch = self._epochs_done()
+        if epoch > self._epoch:
+            level = logging.WARNING if self._epoch_tally.skipped else logging.INFO
+            logger.log(level, "data of epoch %d: %s", epoch, self._epoch_tally)
+            self._epoch, self._epoch_tally = epoch, Tally()
+
+
+def _num_lanes(config: StreamConfig, sources: list[RecordSource], world: World, position: Optional[Position]) -> int:
+    if config.num_lanes is not None:
+        lanes = config.num_lanes
+    elif position is not None:
+        lanes = position["num_lanes"]
+    else:
+        lanes = default_lanes(min(len(source.parts) for source in sources), world.size)
+    if lanes % world.size:
+        raise ValueError(f"{lanes} lanes (--num_lanes) cannot be shared by {world.size} devices: it must be a multiple")
+    return lanes
+
+
+def _epoch_batches(config: StreamConfig, batch_size: int, world: World) -> Optional[int]:
+    if config.num_records is None:
+        return None
+    batches = config.num_records // (batch_size * world.size)
+    if not batches:
+        raise ValueError(
+            f"--num_records {config.num_records} is less than one batch of {batch_size} on each of {world.size} devices"
+        )
+    return batches

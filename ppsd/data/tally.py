@@ -1,0 +1,43 @@
+"""Counting what could not be used, by reason, with examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+EXAMPLES = 5
+
+
+@dataclass
+class Tally:
+    """Samples used, and records skipped: how many for each reason, and for each up to 5 examples "file:line detail"."""
+
+    used: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """Records skipped for any reason."""
+        return sum(self.counts.values())
+
+    def add(self, reason: str, where: str, detail: str = "") -> None:
+        """Count one record at `where` ("file:line")."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(f"{where} {detail}".rstrip())
+
+    def merge(self, other: Tally) -> None:
+        """Add what another process or an earlier time has counted."""
+        self.used += other.used
+        for reason, count in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            examples = self.examples.setdefault(reason, [])
+            examples.extend(other.examples[reason][: EXAMPLES - len(examples)])
+
+    def __str__(self) -> str:
+        """One line a fact: the totals, then each reason with its examples, most frequent first."""
+        lines = [f"{self.used} samples used, {self.skipped} records skipped"]
+        for reason, count in sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0])):
+            lines += [f"  {count} {reason}, e.g."] + [f"    {example}" for example in self.examples[reason]]
+        return "\n".join(lines)

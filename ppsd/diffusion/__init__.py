@@ -1,0 +1,5 @@
+"""The noise schedule, the random draws, and the objective."""
+
+from ppsd import compat
+
+compat.apply()

@@ -1,0 +1,111 @@
+"""Folders of images with captions, in the layouts that diffusers, kohya and img2dataset users have.
+
+A folder that holds metadata.jsonl or metadata.csv is what the rows say. Any other is its images, each with the caption
+in IMAGE.txt or IMAGE.caption, and then its subfolders. A folder `10_a dog` directly below the one that is read stands
+for 10 repeats, and "a dog" is the caption of its images that have none of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+from ppsd.formats.atomic import PathLike
+from ppsd.formats.csv_rows import read_csv
+from ppsd.formats.items import FolderItem
+from ppsd.formats.jsonl import read_jsonl
+from ppsd.formats.lines import checked_text, decode_text, too_long
+from ppsd.types import BadRecord
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+CAPTION_SUFFIXES = (".txt", ".caption")
+MAX_CAPTION_BYTES = 2**20
+UNREADABLE_CAPTION = "unreadable caption"
+
+Items = Iterator[tuple[str, "FolderItem | BadRecord"]]
+Repeats = tuple[int, Optional[str]]
+
+
+def read_image_folder(path: PathLike, image_column: str = "file_name", caption_column: str = "text") -> Items:
+    """The items of a folder in sorted order, each with where it comes from: `file:line`, or the image's path.
+
+    Reads as it goes: one row, or one folder's names, is held at a time. Hidden files and folders are left out. What is
+    wrong with an item is a BadRecord. Raises OSError for a folder that cannot be read, ValueError for two metadata
+    files side by side.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root}: not a folder; expected a folder of images")
+    return _read_folder(root, image_column, caption_column, (1, None), frozenset())
+
+
+def _read_folder(
+    folder: Path, image_column: str, caption_column: str, repeats: Repeats, above: frozenset[str]
+) -> Items:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder it lies in
+        return
+    metadata = _metadata_file(folder)
+    if metadata is not None:
+        read = read_csv if metadata.suffix == ".csv" else read_jsonl
+        for where, item in read(metadata, image_column, caption_column):
+            yield (
+                where,
+                replace(item, repeats=repeats[0], class_token=repeats[1]) if isinstance(item, FolderItem) else item,
+            )
+        return
+    files, folders = _listing(folder)
+    for name in files:
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            yield _with_sidecar(folder / name, files, repeats)
+    for name in folders:
+        below = repeats if above else _repeats(name)
+        yield from _read_folder(folder / name, image_column, caption_column, below, above | {real})
+
+
+def _metadata_file(folder: Path) -> Path | None:
+    found = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{folder}: has both metadata.jsonl and metadata.csv; keep one of them")
+    return found[0] if found else None
+
+
+def _listing(folder: Path) -> tuple[dict[str, None], list[str]]:
+    """Names of the files (a dict, for fast look-up) and of the folders in `folder`, sorted, without the hidden ones."""
+    with os.scandir(folder) as entries:
+        named = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    return {name: None for name, is_dir in named if not is_dir}, [name for name, is_dir in named if is_dir]
+
+
+def _repeats(name: str) -> Repeats:
+    """What the name of a folder like `10_a dog` says."""
+    match = re.fullmatch(r"(\d+)_(.+)", name, flags=re.DOTALL)
+    return (int(match[1]), match[2].strip()) if match else (1, None)
+
+
+def _with_sidecar(image: Path, names: Mapping[str, None], repeats: Repeats) -> tuple[str, FolderItem | BadRecord]:
+    suffix = next((suffix for suffix in CAPTION_SUFFIXES if image.stem + suffix in names), None)
+    if suffix is None:
+        return str(image), FolderItem(image, repeats[1], {}, *repeats)
+    sidecar = image.with_suffix(suffix)
+    caption = _read_caption(sidecar)
+    if isinstance(caption, BadRecord):
+        return str(sidecar), caption
+    return str(image), FolderItem(image, caption, {}, *repeats)
+
+
+def _read_caption(path: Path) -> str | BadRecord:
+    """The text of a caption file on one line."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_CAPTION_BYTES + 1)
+    except OSError as error:
+        return BadRecord(UNREADABLE_CAPTION, error.strerror or str(error))
+    text = too_long(MAX_CAPTION_BYTES) if len(data) > MAX_CAPTION_BYTES else decode_text(data)
+    if isinstance(text, BadRecord):
+        return text
+    return checked_text(re.sub(r"\s*[\r\n]+\s*", " ", text.lstrip("\ufeff").strip()))

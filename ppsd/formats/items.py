@@ -1,0 +1,54 @@
+"""An image on disk with its caption, and how one is made from a row of metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from ppsd.formats.lines import caption_of
+from ppsd.types import BadRecord
+
+NO_IMAGE_PATH = "no image path"
+MISSING_IMAGE = "missing image"
+IMAGE_COLUMNS = ("conditioning_image", "mask", "depth")
+
+
+@dataclass(frozen=True)
+class FolderItem:
+    """An image file that is there, not opened yet, and its caption: None where the folder gives none.
+
+    meta holds the other columns of a row, those of IMAGE_COLUMNS as the Path of a file that is there. An item in
+    a folder `10_a dog` has 10 repeats and the class token "a dog".
+    """
+
+    image: Path
+    caption: Optional[str]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    repeats: int = 1
+    class_token: Optional[str] = None
+
+
+def item_from_row(row: Mapping[str, Any], folder: Path, image_key: str, caption_key: str) -> FolderItem | BadRecord:
+    """The item that a row of metadata describes; paths in it are relative to `folder`."""
+    caption = caption_of(row, caption_key)
+    if isinstance(caption, BadRecord):
+        return caption
+    paths = {}
+    for key in (image_key, *(key for key in IMAGE_COLUMNS if row.get(key) and key != image_key)):
+        path = _image_path(row, key, folder)
+        if isinstance(path, BadRecord):
+            return path
+        paths[key] = path
+    meta = {key: value for key, value in row.items() if key not in (image_key, caption_key)}
+    return FolderItem(paths.pop(image_key), caption, {**meta, **paths})
+
+
+def _image_path(row: Mapping[str, Any], key: str, folder: Path) -> Path | BadRecord:
+    name = row.get(key)
+    if not isinstance(name, str) or not name:
+        return BadRecord(NO_IMAGE_PATH, f"no path under {key!r}; keys are {', '.join(row) or 'none'}")
+    path = folder / name
+    return path if os.path.isfile(path) else BadRecord(MISSING_IMAGE, str(path))

@@ -1,0 +1,3 @@
+import ppsd.compat
+
+ppsd.compat.apply()

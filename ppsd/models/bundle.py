@@ -1,0 +1,106 @@
+"""The components that training needs, loaded together and checked against each other."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from ppdiffusers import AutoencoderKL, UNet2DConditionModel
+from ppdiffusers.schedulers import DDPMScheduler
+from ppdiffusers.transformers import AutoTokenizer, CLIPTextModel
+
+from ppsd.models.loading import load_component
+from ppsd.models.unet_init import random_unet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Bundle:
+    """vae, text_encoder and unet are layers; scheduler_config is what the checkpoint's scheduler folder says."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: Any
+    unet: UNet2DConditionModel
+    scheduler_config: Mapping[str, Any]
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels a latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def freeze(self, train_text_encoder: bool) -> None:
+        """Only the UNet, and if asked the text encoder, keep gradients."""
+        trained = [self.unet, self.text_encoder] if train_text_encoder else [self.unet]
+        for layer in (self.vae, self.text_encoder, self.unet):
+            for parameter in layer.parameters():
+                parameter.stop_gradient = layer not in trained
+
+
+def load_bundle(
+    pretrained: str,
+    *,
+    vae: Optional[str] = None,
+    text_encoder: Optional[str] = None,
+    unet: Optional[str] = None,
+    unet_variant: Optional[str] = None,
+    tokenizer: Optional[str] = None,
+    model_max_length: Optional[int] = None,
+    flags: tuple[str, str] = ("--pretrained_model_name_or_path", "--unet_name_or_path"),
+) -> Bundle:
+    """Load a pipeline's components. A `.json` as `unet` means a randomly initialised one; the others override folders
+    of `pretrained`. Raises ValueError naming the flag for whatever cannot be loaded or does not fit together; `flags`
+    are those of the pipeline and the UNet."""
+    pipeline_flag, unet_flag = flags
+
+    def load(cls: Any, path: Optional[str], folder: str, flag: str, **kwargs: Any) -> Any:
+        if path is not None:
+            return load_component(cls, path, None, flag, **kwargs)
+        return load_component(cls, pretrained, folder, pipeline_flag, **kwargs)
+
+    length = {} if model_max_length is None else {"model_max_length": model_max_length}
+    variant = {"variant": unet_variant} if unet_variant else {}
+    bundle = Bundle(
+        vae=load(AutoencoderKL, vae, "vae", "--vae_name_or_path"),
+        text_encoder=load(CLIPTextModel, text_encoder, "text_encoder", "--text_encoder_name_or_path"),
+        tokenizer=load(AutoTokenizer, tokenizer, "tokenizer", "--tokenizer_name", **length),
+        unet=random_unet(unet)
+        if unet is not None and unet.endswith(".json")
+        else load(UNet2DConditionModel, unet, "unet", unet_flag, **variant),
+        scheduler_config=load_scheduler_config(pretrained, pipeline_flag),
+    )
+    check_fit(bundle)
+    return bundle
+
+
+def load_scheduler_config(pretrained: str, flag: str) -> dict[str, Any]:
+    """The JSON of a pipeline's scheduler folder, local or from the hub."""
+    if Path(pretrained).exists():
+        file = Path(pretrained, "scheduler", "scheduler_config.json")
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{flag}: cannot read the noise schedule from {file}: {error}") from error
+    return dict(load_component(DDPMScheduler, pretrained, "scheduler", flag).config)
+
+
+def check_fit(bundle: Bundle) -> None:
+    """Raise ValueError when the components were not made for each other."""
+    wide, wanted = bundle.text_encoder.config.hidden_size, bundle.unet.config.cross_attention_dim
+    if wide != wanted:
+        raise ValueError(f"the text encoder gives {wide} features and the UNet's cross_attention_dim is {wanted}")
+    channels, wanted = bundle.vae.config.latent_channels, bundle.unet.config.in_channels
+    if channels != wanted:
+        raise ValueError(f"the VAE gives {channels} latent channels and the UNet's in_channels is {wanted}")
+    length = bundle.tokenizer.model_max_length
+    longest = bundle.text_encoder.config.max_position_embeddings
+    if length > longest:
+        raise ValueError(f"--model_max_length is {length}; the text encoder takes at most {longest} tokens")
+    words, rows = len(bundle.tokenizer), bundle.text_encoder.config.vocab_size
+    if words > rows:
+        raise ValueError(f"--tokenizer_name: {words} tokens, and the text encoder knows {rows}")

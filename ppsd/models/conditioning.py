@@ -1,0 +1,20 @@
+"""From token ids to what the denoiser is told."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from ppsd.types import Condition
+
+
+class Conditioning:
+    """CLIP's last hidden state. input_ids int64 [B,L] -> Condition(hidden [B,L,D])."""
+
+    def __init__(self, text_encoder: nn.Layer, trained: bool) -> None:
+        self.text_encoder, self.trained = text_encoder, trained
+
+    def __call__(self, input_ids: paddle.Tensor) -> Condition:
+        self.text_encoder.train() if self.trained else self.text_encoder.eval()
+        with paddle.set_grad_enabled(self.trained and paddle.is_grad_enabled()):
+            return Condition(hidden=self.text_encoder(input_ids)[0])

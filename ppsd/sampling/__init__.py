@@ -1,0 +1,5 @@
+"""Pictures from prompts: previews and grids."""
+
+from ppsd import compat
+
+compat.apply()

@@ -1,0 +1,116 @@
+"""Draw pictures from prompts. Uses generators of its own and leaves every global one as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import paddle
+import ppdiffusers
+from ppdiffusers import DDIMScheduler, StableDiffusionPipeline
+from tqdm import tqdm
+
+from ppsd.models.bundle import Bundle, load_bundle
+
+
+def build_pipeline(bundle: Bundle, prediction_type: str) -> StableDiffusionPipeline:
+    """The pipeline around components in memory, with the scheduler class that the checkpoint names."""
+    return StableDiffusionPipeline(
+        vae=bundle.vae,
+        text_encoder=bundle.text_encoder,
+        tokenizer=bundle.tokenizer,
+        unet=bundle.unet,
+        scheduler=build_scheduler(bundle.scheduler_config, prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def build_scheduler(config: Mapping[str, Any], prediction_type: str) -> Any:
+    """The scheduler that `_class_name` names (DDIM where it is a training schedule), set to `prediction_type`."""
+    name = config.get("_class_name", "DDIMScheduler")
+    cls = DDIMScheduler if name in ("DDPMScheduler", "DDIMScheduler") else getattr(ppdiffusers, name, None)
+    if cls is None:
+        raise ValueError(f"the scheduler config names {name}; ppdiffusers {ppdiffusers.__version__} has no such class")
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    settings.update(prediction_type=prediction_type, clip_sample=False, steps_offset=1)
+    return cls.from_config(settings)
+
+
+def load_pipeline(pipeline: str, unet: Optional[str] = None, variant: Optional[str] = None) -> StableDiffusionPipeline:
+    """A pipeline folder (Paddle or torch layout) or hub name; `unet` (a checkpoint's `unet` folder) replaces its UNet.
+
+    `variant` "ema" takes the averaged weights of `unet`. Raises ValueError for what is missing; a folder without a
+    UNet of its own (the shipped tiny pipeline) needs `unet`.
+    """
+    folder = Path(pipeline)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise ValueError(f"--pipeline: {pipeline} is not a pipeline folder (it has no model_index.json)")
+    if folder.is_dir() and unet is None and not (folder / "unet").is_dir():
+        raise ValueError(f"--pipeline: {pipeline} has no UNet of its own; name one with --unet checkpoint-N/unet")
+    bundle = load_bundle(pipeline, unet=unet, unet_variant=variant, flags=("--pipeline", "--unet"))
+    return build_pipeline(bundle, bundle.scheduler_config.get("prediction_type", "epsilon"))
+
+
+def generate(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    guidance_scale: float,
+    num_inference_steps: int,
+    seed: int,
+    height: Optional[int] = None,
+    width: Optional[int] = None,
+    batch_size: int = 8,
+    negative_prompt: str = "",
+    progress: bool = False,
+) -> np.ndarray:
+    """One picture a prompt: uint8 [N,H,W,3]. Picture i starts from noise that depends on (seed, i) alone."""
+    factor = pipe.vae_scale_factor
+    size = pipe.unet.config.sample_size
+    height, width = height or size * factor, width or size * factor
+    if height % factor or width % factor:
+        raise ValueError(f"height and width must be multiples of {factor}, not {height} and {width}")
+    shape = (pipe.unet.config.in_channels, height // factor, width // factor)
+    pipe.set_progress_bar_config(disable=True)
+    pictures = []
+    for start in tqdm(range(0, len(prompts), batch_size), desc="drawing", disable=not progress):
+        chunk = list(prompts[start : start + batch_size])
+        noise = np.stack([starting_noise(seed, start + i, shape) for i in range(len(chunk))])
+        with _modules_in_eval(pipe):
+            images = pipe(
+                chunk,
+                negative_prompt=[negative_prompt] * len(chunk) if guidance_scale > 1 else None,
+                height=height,
+                width=width,
+                guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
+                latents=paddle.to_tensor(noise).astype(pipe.unet.dtype),
+                output_type="np",
+            ).images
+        pictures.append((np.asarray(images, dtype="float32") * 255.0).round().clip(0, 255).astype("uint8"))
+    return np.concatenate(pictures)
+
+
+def starting_noise(seed: int, index: int, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 standard normal [*shape]; a pure function of its arguments."""
+    return np.random.default_rng([seed, index]).standard_normal(shape, dtype=np.float32)
+
+
+class _modules_in_eval:
+    """Within, the pipeline's layers are in eval mode; after, each is in the mode it was in."""
+
+    def __init__(self, pipe: StableDiffusionPipeline) -> None:
+        self.layers = [pipe.unet, pipe.vae, pipe.text_encoder]
+
+    def __enter__(self) -> None:
+        self.modes = [layer.training for layer in self.layers]
+        for layer in self.layers:
+            layer.eval()
+
+    def __exit__(self, *error: object) -> None:
+        for layer, training in zip(self.layers, self.modes):
+            layer.train() if training else layer.eval()

@@ -1,0 +1,122 @@
+"""Command line and YAML recipe to argument dataclasses, with errors that say what to write instead."""
+
+import dataclasses
+import difflib
+import sys
+from argparse import SUPPRESS
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+import yaml
+from paddlenlp.trainer import PdArgumentParser
+
+from ppsd.trainers.arguments import MEANINGLESS, recipe_defaults
+
+# Flags of diffusers' and kohya's scripts, and the flag here that does the same.
+ELSEWHERE = {
+    "train_batch_size": "per_device_train_batch_size",
+    "max_train_steps": "max_steps",
+    "max_train_epochs": "num_train_epochs",
+    "checkpointing_steps": "save_steps",
+    "save_every_n_steps": "save_steps",
+    "checkpoints_total_limit": "save_total_limit",
+    "validation_steps": "image_logging_steps",
+    "sample_every_n_steps": "image_logging_steps",
+    "validation_prompt": "validation_prompts",
+    "sample_prompts": "validation_prompts",
+    "lr_scheduler": "lr_scheduler_type",
+    "lr_warmup_steps": "warmup_steps",
+    "gradient_checkpointing": "recompute",
+    "min_snr_gamma": "snr_gamma",
+    "proportion_empty_prompts": "caption_dropout_rate",
+    "mixed_precision": "bf16 or --fp16",
+    "adam_weight_decay": "weight_decay",
+    "max_data_loader_n_workers": "dataloader_num_workers",
+    "unet_lr": "unet_learning_rate",
+    "text_encoder_lr": "text_encoder_learning_rate",
+    "max_token_length": "model_max_length",
+    "xformers": "enable_xformers_memory_efficient_attention",
+    "benchmark": "logging_steps (throughput is in every log line)",
+}
+
+
+class _Parser(PdArgumentParser):
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: Any) -> None:
+        if field.name not in MEANINGLESS:
+            PdArgumentParser._parse_dataclass_field(parser, field)
+
+    def error(self, message: str) -> NoReturn:
+        """One line, exit code 2; the usage of 150 flags helps nobody."""
+        print(f"{self.prog}: error: {message}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
+
+
+def parse_arguments(types: Iterable[Any], args: Optional[Sequence[str]] = None, description: str = "") -> tuple:
+    """One object of each dataclass in `types`. Order of precedence: command line, `--config` YAML, FLAG_* variables.
+
+    Exits with code 2 and one line for an unknown flag or key, a wrong value, or an unreadable YAML file.
+    """
+    argv = list(sys.argv[1:] if args is None else args)
+    parser = _Parser(list(types), allow_abbrev=False, description=description)
+    parser.add_argument("--config", help="YAML recipe; a flag on the command line overrides its key.", default=SUPPRESS)
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    try:
+        parser.set_defaults(**{k: v for k, v in recipe_defaults().items() if k in known})
+        recipe = _recipe(argv, known)
+        namespace, rest = parser.parse_known_args(recipe + argv)
+        if rest:
+            raise ValueError(_unknown(rest[0], known))
+        values = vars(namespace)
+        return tuple(
+            dtype(**{f.name: values[f.name] for f in dataclasses.fields(dtype) if f.name in values})
+            for dtype in parser.dataclass_types
+        )
+    except ValueError as error:
+        return parser.error(str(error))
+
+
+def _recipe(argv: Sequence[str], known: set[str]) -> list[str]:
+    """The flags that `--config FILE` stands for."""
+    flags: list[str] = []
+    for i, arg in enumerate(argv):
+        if arg == "--config" and i + 1 < len(argv):
+            flags += _read_recipe(argv[i + 1], known)
+        elif arg.startswith("--config="):
+            flags += _read_recipe(arg.split("=", 1)[1], known)
+    return flags
+
+
+def _read_recipe(path: str, known: set[str]) -> list[str]:
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--config: cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"--config: {path} must hold `flag: value` lines")
+    flags = []
+    for key, value in recipe.items():
+        if key not in known:
+            raise ValueError(f"--config: {path}: unknown key {key!r}{_nearest(str(key), known)}")
+        if value is not None:
+            flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _unknown(arg: str, known: set[str]) -> str:
+    if not arg.startswith("--"):
+        return f"{arg!r} belongs to no flag"
+    name = arg[2:].split("=")[0]
+    return f"unknown flag --{name}{_nearest(name, known)}"
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    if name in MEANINGLESS:
+        return ": it is paddlenlp's and has no meaning in this trainer; leave it out"
+    if name in ELSEWHERE:
+        return f"; here it is --{ELSEWHERE[name]}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

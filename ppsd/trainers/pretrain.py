@@ -1,0 +1,182 @@
+"""Text-to-image training on LAION-format streams, from parsed arguments to the exported pipeline."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import ppsd.compat
+
+import paddle
+from paddlenlp.utils.log import logger as paddlenlp_logger
+from tqdm import tqdm
+
+from ppsd.data.loader import StreamConfig, StreamLoader
+from ppsd.diffusion.objective import Objective
+from ppsd.diffusion.schedule import NoiseSchedule
+from ppsd.formats.filelist import read_file_list
+from ppsd.models.bundle import load_bundle
+from ppsd.models.memory import use_memory_efficient_attention, use_recompute
+from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
+from ppsd.trainers.checkpoint import choose_checkpoint, forget_run, global_step, prepare_output_dir
+from ppsd.trainers.parsing import parse_arguments
+from ppsd.trainers.step import DiffusionStep
+from ppsd.trainers.trainer import StableDiffusionTrainer, everyones
+from ppsd.types import World
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Optional[list[str]] = None) -> None:
+    """Parse and train. What the user can mend ends with one line and exit code 1."""
+    show_log()
+    one_line_errors(lambda: pretrain(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), argv)))
+
+
+def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:
+    """Train as the arguments say, and export the pipeline. Continues the newest checkpoint of `output_dir`."""
+    check_arguments(model, data, args)
+    read_file_list(data.file_list, data.data_format)
+    set_device(args.device)
+    prepare_output_dir(args.output_dir, model.paths(), clean=args.should_save)
+    checkpoint = everyones(
+        choose_checkpoint(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
+        if args.process_index == 0
+        else None
+    )[0]
+    set_steps(data, args)
+    trainer = build_trainer(model, data, args)
+    if not args.do_train:
+        logger.info("--do_train False: flags, data and models are fine; nothing was trained")
+        return trainer
+    if checkpoint and global_step(Path(checkpoint)) >= args.max_steps:
+        logger.info("%s has all of --max_steps %d: nothing left to train", checkpoint, args.max_steps)
+        trainer.load_to_export(checkpoint)
+    else:
+        if args.overwrite_output_dir and args.should_save:
+            forget_run(args.output_dir, checkpoint)
+        if checkpoint:
+            logger.info("continuing from %s (--overwrite_output_dir starts over)", checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.export()
+    return trainer
+
+
+def build_trainer(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:
+    """Everything in memory, nothing trained yet."""
+    if args.fused_linear:
+        ppsd.compat.use_fused_linear()
+    paddle.seed(args.seed)
+    bundle = load_bundle(
+        model.pretrained_model_name_or_path,
+        vae=model.vae_name_or_path,
+        text_encoder=model.text_encoder_name_or_path,
+        unet=model.unet_name_or_path,
+        tokenizer=model.tokenizer_name,
+        model_max_length=model.model_max_length,
+    )
+    factor = bundle.vae_scale_factor
+    if args.resolution % factor:
+        raise ValueError(f"--resolution is {args.resolution}; it must be a multiple of {factor}")
+    bundle.unet.register_to_config(sample_size=args.resolution // factor)  # what pictures are drawn at by default
+    if args.recompute:
+        use_recompute(bundle, model.train_text_encoder)
+    if args.enable_xformers_memory_efficient_attention:
+        use_memory_efficient_attention(bundle)
+    where = f"scheduler of {model.pretrained_model_name_or_path}"
+    schedule = NoiseSchedule.from_config(bundle.scheduler_config, model.prediction_type, source=where)
+    step = DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), model.train_text_encoder)
+    return StableDiffusionTrainer(
+        bundle,
+        step,
+        args,
+        loader_factory(model, data, args, bundle.tokenizer),
+        noise_offset=model.noise_offset,
+        input_perturbation=model.input_perturbation,
+        num_inference_steps=model.num_inference_steps,
+    )
+
+
+def loader_factory(
+    model: ModelArguments, data: DataArguments, args: SDTrainingArguments, tokenizer: Any
+) -> Callable[[Optional[list]], StreamLoader]:
+    """How the trainer gets its batches, from the start or from saved positions."""
+    config = StreamConfig(
+        file_list=data.file_list,
+        dialect=data.data_format,
+        resolution=args.resolution,
+        interpolation=data.interpolation,
+        center_crop=data.center_crop,
+        random_flip=data.random_flip,
+        caption_dropout_rate=data.caption_dropout_rate,
+        buffer_size=data.buffer_size,
+        shuffle_every_n_samples=data.shuffle_every_n_samples,
+        num_lanes=data.num_lanes,
+        num_records=data.num_records,
+        max_length=model.model_max_length,
+    )
+
+    def make(positions: Optional[list]) -> StreamLoader:
+        return StreamLoader(
+            config,
+            tokenizer,
+            batch_size=args.per_device_train_batch_size,
+            world=World(args.dataset_rank, args.dataset_world_size),
+            num_workers=args.dataloader_num_workers,
+            seed=args.seed,
+            position=positions,
+        )
+
+    return make
+
+
+def set_device(device: Optional[str]) -> None:
+    try:
+        paddle.set_device(device)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--device {device}: {error}") from error
+
+
+def set_steps(data: DataArguments, args: SDTrainingArguments) -> None:
+    """Make epochs whole optimizer steps, and `max_steps` what `num_train_epochs` asks for."""
+    if data.num_records is None:
+        return
+    batch = args.per_device_train_batch_size * args.dataset_world_size * args.gradient_accumulation_steps
+    if data.num_records < batch:
+        raise ValueError(f"--num_records is {data.num_records}, less than the {batch} records of one step")
+    data.num_records -= data.num_records % batch
+    if args.max_steps <= 0:
+        args.max_steps = math.ceil(args.num_train_epochs * data.num_records / batch)
+
+
+def show_log() -> None:
+    """ppsd's own log lines on standard error, as paddlenlp shows its own."""
+    handler = _AboveTheBar()
+    handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s", "%Y-%m-%d %H:%M:%S"))
+    root = logging.getLogger("ppsd")
+    root.handlers, root.propagate = [handler], False
+    root.setLevel(logging.INFO)
+    paddlenlp_logger.set_level("WARNING")
+
+
+class _AboveTheBar(logging.Handler):
+    """Writes lines to standard error without breaking a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def one_line_errors(run: Callable[[], Any]) -> None:
+    """Run; a ValueError or OSError that ppsd raised on purpose becomes one line, anything else keeps its traceback."""
+    try:
+        run()
+    except (ValueError, OSError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not frames[-1].filename.startswith(os.path.dirname(ppsd.__file__)):
+            raise
+        sys.exit(f"error: {error}")

@@ -1,0 +1,35 @@
+"""One forward pass from a batch to the loss of each sample. The only layer that paddle wraps for data parallelism."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from ppsd.diffusion.draws import Draws
+from ppsd.diffusion.objective import Objective
+from ppsd.models.bundle import Bundle
+from ppsd.models.conditioning import Conditioning
+from ppsd.models.denoiser import PlainDenoiser
+from ppsd.models.latents import encode
+
+
+class DiffusionStep(nn.Layer):
+    """Holds the bundle's layers; frozen ones compute in eval mode."""
+
+    def __init__(self, bundle: Bundle, objective: Objective, train_text_encoder: bool) -> None:
+        super().__init__()
+        self.vae, self.text_encoder, self.unet = bundle.vae, bundle.text_encoder, bundle.unet
+        self.train_text_encoder = train_text_encoder
+        self.objective = objective
+        self.conditioning = Conditioning(bundle.text_encoder, train_text_encoder)
+        self.denoiser = PlainDenoiser(bundle.unet)
+        bundle.freeze(train_text_encoder)
+
+    def forward(self, pixels: paddle.Tensor, input_ids: paddle.Tensor, draws: Draws) -> paddle.Tensor:
+        """pixels uint8 [B,3,H,W]; input_ids int64 [B,L] -> losses float32 [B]."""
+        self.vae.eval()  # data parallelism sets the mode of all sublayers
+        latents = encode(self.vae, pixels, draws.vae_noise)
+        condition = self.conditioning(input_ids)
+        return self.objective.losses(
+            self.denoiser, latents, draws.noise, draws.timesteps, condition, draws.noise_for_input
+        )

@@ -1,0 +1,70 @@
+"""What passes between the rooms of ppsd. Knows neither paddle nor any other room.
+
+Shape names: B batch, C channels, H W pixels, h w latents, L tokens, D width, E text encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional, TypedDict
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One undecoded example: the encoded image file, its caption, and any further columns by name."""
+
+    image: bytes
+    caption: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A record that cannot be used. `reason` is a short fixed phrase to count by, `detail` what was seen."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of `size` devices this process drives."""
+
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass
+class Sample:
+    """One decoded example. pixels uint8 [3,H,W]; input_ids int64 [L]; extras are arrays by name."""
+
+    pixels: np.ndarray
+    input_ids: np.ndarray
+    seed: int
+    weight: float = 1.0
+    cursor: Optional[np.ndarray] = None
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Batch(TypedDict, total=False):
+    """What the trainer gets from the loader: arrays stacked along B.
+
+    pixels uint8 [B,3,H,W]; input_ids int64 [B,L]; weight float32 [B]; seed int64 [B];
+    cursor int64 [B,K]: the position of each sample's lane after the sample (see ppsd.data.stream).
+    """
+
+    pixels: Any
+    input_ids: Any
+    weight: Any
+    seed: Any
+    cursor: Any
+
+
+@dataclass
+class Condition:
+    """What the denoiser is told beside x_t and t. hidden [B,L,D]."""
+
+    hidden: Any

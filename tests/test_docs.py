@@ -1,0 +1,313 @@
+"""The READMEs and the notebook say what is: flags, paths, links and commands, the same in both languages."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from ppsd.trainers import arguments
+from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
+from ppsd.trainers.parsing import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
+NOTEBOOK = ROOT / "examples" / "stable_diffusion" / "ai_studio.ipynb"
+EXAMPLES = "examples/stable_diffusion"
+TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
+TOOLS = {  # and the function of each that reads the command line
+    f"{EXAMPLES}/eval.py": "parse",
+    "tools/create_pretraining_data.py": "parse_args",
+    "tools/make_demo_data.py": "parse_args",
+    "tools/make_demo_model.py": "parse_args",
+    "tests/benchmarks/prompt_accuracy.py": "parse_args",
+}
+ARGUMENTS = (ModelArguments, DataArguments, SDTrainingArguments)
+OTHER_PROGRAMS = {"visualdl --logdir": {"--logdir"}}
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
+SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)  # in a cell
+REPOSITORY_PATH = re.compile(r"(?<![\w./-])(?:examples|ppsd|tools|tests|configs)/[\w./-]*\w/?")
+
+both_readmes = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
+
+
+def text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def code_blocks(readme: Path) -> list[tuple[str, str]]:
+    """Language and content of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text_of(readme), flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(readme: Path) -> str:
+    return re.sub(r"^```\w+\n.*?^```$", "", text_of(readme), flags=re.DOTALL | re.MULTILINE)
+
+
+def headings(readme: Path) -> list[tuple[int, str]]:
+    """Level and title."""
+    return [(len(marks), title) for marks, title in re.findall(r"^(#+) (.+)$", prose(readme), flags=re.MULTILINE)]
+
+
+def sections(readme: Path) -> list[str]:
+    """The text below each heading, without code blocks."""
+    return re.split(r"^#+ .+$", prose(readme), flags=re.MULTILINE)[1:]
+
+
+def section(title: str) -> str:
+    """The English text below a heading."""
+    return sections(ENGLISH)[[name for _, name in headings(ENGLISH)].index(title)]
+
+
+def spans(text: str) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def notebook_cells(kind: str) -> list[str]:
+    return ["".join(cell["source"]) for cell in json.loads(text_of(NOTEBOOK))["cells"] if cell["cell_type"] == kind]
+
+
+@functools.cache
+def trainer_flags() -> set[str]:
+    """Those that `--help` of the trainer lists."""
+    out = io.StringIO()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
+        parse_arguments(ARGUMENTS, ["--help"])
+    return set(FLAG.findall(out.getvalue())) - {"--help"}
+
+
+@functools.cache
+def tool_flags(script: str) -> set[str]:
+    out = io.StringIO()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
+        read_command_line(script, ["--help"])
+    return set(FLAG.findall(out.getvalue())) - {"--help"}
+
+
+@functools.cache
+def launcher_flags() -> set[str]:
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--help"]
+    return set(FLAG.findall(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+def read_command_line(script: str, argv: Sequence[str]) -> Any:
+    parse = runpy.run_path(str(ROOT / script), run_name="documented")[TOOLS[script]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *argv])
+        return parse()
+
+
+def known_flags() -> set[str]:
+    found = {"--help"} | trainer_flags() | launcher_flags()
+    return found.union(*map(tool_flags, TOOLS), *OTHER_PROGRAMS.values())
+
+
+def commands() -> Iterator[list[str]]:
+    """The words of every command that the READMEs and the notebook show."""
+    texts = [body for readme in (ENGLISH, CHINESE) for language, body in code_blocks(readme) if language == "sh"]
+    for cell in notebook_cells("code"):
+        texts += SHELL.findall(cell)
+    for text in texts:
+        for line in text.replace("\\\n", " ").splitlines():
+            if line.strip():
+                yield shlex.split(line)
+
+
+def split_command(words: list[str]) -> tuple[str, list[str], list[str]]:
+    """(script, options of the launcher, flags of the script); the script is "" for a command that is not of ppsd."""
+    if words[:3] == ["python", "-m", "pip"] or words[0] in (".", "export", "visualdl"):
+        return "", [], []
+    if "paddle.distributed.launch" in words:
+        place = words.index(TRAINER)
+        return TRAINER, words[words.index("paddle.distributed.launch") + 1 : place], words[place + 1 :]
+    script, rest = words[1], words[2:]
+    if not script.startswith(f"{EXAMPLES}/train"):
+        return script, [], rest
+    options, flags = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else ([], rest)
+    assert not options or script.startswith(f"{EXAMPLES}/train_multi_"), f"{script} takes no launch options"
+    return TRAINER, options, flags
+
+
+def trainer_commands() -> list[list[str]]:
+    split = [split_command(words) for words in commands()]
+    return [flags for script, _, flags in split if script == TRAINER and flags and flags != ["--help"]]
+
+
+@both_readmes
+def test_every_flag_of_the_trainer_is_named(readme: Path) -> None:
+    assert len(trainer_flags()) > 80
+    assert trainer_flags() - set(FLAG.findall(text_of(readme))) == set()
+
+
+@both_readmes
+def test_every_flag_of_the_tools_is_named(readme: Path) -> None:
+    assert set().union(*map(tool_flags, TOOLS)) - set(FLAG.findall(text_of(readme))) == set()
+
+
+@both_readmes
+def test_every_flag_named_exists(readme: Path) -> None:
+    refused = {f"--{name}" for name in arguments.MEANINGLESS}
+    assert set(FLAG.findall(text_of(readme))) - known_flags() - refused == set()
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("Model and loss", ModelArguments),
+        ("Data", DataArguments),
+        ("Training: flags of ppsd", SDTrainingArguments),
+    ],
+)
+def test_each_table_has_the_flags_of_its_dataclass(title: str, kind: Any) -> None:
+    own = {f"--{f.name}" for f in fields(kind) if f.name in kind.__annotations__}
+    table = [line.split("|")[1] for line in section(title).splitlines() if line.startswith("| `--")]
+    named = {flag for cell in table for flag in FLAG.findall(cell)}
+    assert {flag for flag in named if not flag.startswith("--no_")} - {"--config"} == own
+
+
+def test_what_is_refused_is_what_the_readme_says() -> None:
+    refused = section("Training: other flags of paddlenlp").strip().split("\n\n")[-1]
+    assert refused.startswith("Refused")
+    meaningless = {f"--{name}" for name in arguments.MEANINGLESS}
+    assert set(FLAG.findall(refused)) == meaningless
+
+
+@both_readmes
+def test_environment_variables_are_those_of_the_code(readme: Path) -> None:
+    code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
+    named = set(re.findall(r"\bFLAG_[A-Z_]*[A-Z]", text_of(readme)))
+    assert set(arguments.RECIPE_VARIABLES) <= named
+    assert {name for name in named if name not in code} == set()
+
+
+@both_readmes
+def test_every_reason_for_skipping_is_named(readme: Path) -> None:
+    code = "".join(map(text_of, [*(ROOT / "ppsd/formats").glob("*.py"), *(ROOT / "ppsd/data").glob("*.py")]))
+    constants = dict(re.findall(r'^([A-Z][A-Z0-9_]+) = "([a-zA-Z0-9 ]+)"$', code, flags=re.MULTILINE))
+    reasons = {text for name, text in constants.items() if re.search(rf"(?:BadRecord|\.add)\({name}\b", code)}
+    assert len(reasons) > 20
+    assert reasons - set(spans(text_of(readme))) == set()
+
+
+def test_commands_for_the_tools_parse() -> None:
+    shown = [split_command(words) for words in commands()]
+    tools = [(script, flags) for script, _, flags in shown if script in TOOLS]
+    assert {script for script, _ in tools} >= {f"{EXAMPLES}/eval.py", "tools/create_pretraining_data.py"}
+    for script, flags in tools:
+        read_command_line(script, flags)
+    assert {script for script, _, _ in shown} - set(TOOLS) == {"", TRAINER, "tests/run.sh"}
+
+
+def test_launch_options_exist() -> None:
+    used = {option for words in commands() for option in split_command(words)[1] if option.startswith("--")}
+    assert used >= {"--gpus", "--ips", "--master", "--nnodes", "--rank"}
+    assert used <= launcher_flags()
+
+
+def test_commands_for_the_trainer_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With values that the trainer accepts; `photos.yaml` is the recipe that the README shows."""
+    monkeypatch.chdir(ROOT)
+    recipe = tmp_path / "photos.yaml"
+    recipe.write_text(next(body for language, body in code_blocks(ENGLISH) if language == "yaml"), encoding="utf-8")
+    assert len(trainer_commands()) > 10
+    for flags in trainer_commands():
+        model, data, training = parse_arguments(ARGUMENTS, [str(recipe) if w == recipe.name else w for w in flags])
+        training.bf16 = False  # there need not be a GPU here
+        check_arguments(model, data, training)
+
+
+@pytest.mark.parametrize("file", [ENGLISH, CHINESE, NOTEBOOK], ids=["en", "zh", "notebook"])
+def test_repository_paths_exist(file: Path) -> None:
+    paths = set(REPOSITORY_PATH.findall(text_of(file)))
+    assert paths >= {f"{EXAMPLES}/train.sh", f"{EXAMPLES}/eval.py"}
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+
+
+@both_readmes
+def test_local_links_resolve(readme: Path) -> None:
+    anchors = [slug(title) for _, title in headings(readme)]
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(readme))
+    assert len(links) > 4
+    for link in links:
+        assert link.startswith("#") or (readme.parent / link).is_file(), link
+        assert not link.startswith("#") or link[1:] in anchors, link
+
+
+def slug(title: str) -> str:
+    """The anchor of a heading, as code hosts make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def test_both_readmes_have_the_same_headings() -> None:
+    assert [level for level, _ in headings(ENGLISH)] == [level for level, _ in headings(CHINESE)]
+
+
+def test_both_readmes_have_the_same_code_blocks() -> None:
+    """But for the comments."""
+    english, chinese = (
+        [(language, re.sub(r"\s+# .*", "", body)) for language, body in code_blocks(readme)]
+        for readme in (ENGLISH, CHINESE)
+    )
+    assert english == chinese
+
+
+@pytest.mark.parametrize("number", range(len(headings(ENGLISH))), ids=[slug(title) for _, title in headings(ENGLISH)])
+def test_both_readmes_name_the_same_things(number: int) -> None:
+    """Flags, files, variables and values of each section, and as many table rows."""
+    english, chinese = sections(ENGLISH)[number], sections(CHINESE)[number]
+    assert sorted(set(spans(english))) == sorted(set(spans(chinese)))
+    assert len(re.findall(r"^\|", english, re.MULTILINE)) == len(re.findall(r"^\|", chinese, re.MULTILINE))
+
+
+@both_readmes
+def test_what_the_demo_prints_is_what_it_prints(readme: Path) -> None:
+    shown = next(body for language, body in code_blocks(readme) if "1/3" in body).splitlines()
+    headlines = [line.split("output/")[0] for line in shown if re.match(r"\d/3 |Pipeline: |Grid: |Previews: ", line)]
+    assert len(headlines) == 6
+    script = text_of(ROOT / EXAMPLES / "demo.sh")
+    assert [line for line in headlines if line not in script] == []
+
+
+def pinned(package: str) -> Optional[str]:
+    match = re.search(rf'"{package}==([\d.]+)"', text_of(ROOT / "setup.py"))
+    return match and match[1]
+
+
+@both_readmes
+def test_versions_are_those_of_setup(readme: Path) -> None:
+    for package in ("paddlenlp", "ppdiffusers"):
+        assert f"| `{package}` | {pinned(package)} |" in text_of(readme)
+
+
+def test_the_notebook_is_clean() -> None:
+    notebook = json.loads(text_of(NOTEBOOK))
+    assert notebook["nbformat"] == 4
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell for cell in code if cell["outputs"] or cell["execution_count"] is not None] == []
+    for cell in notebook_cells("code"):
+        compile(SHELL.sub("", cell), "cell", "exec")
+
+
+def test_the_notebook_is_in_both_languages() -> None:
+    for cell in notebook_cells("markdown"):
+        assert "VisualDL\n" in cell or re.search(r"[\u4e00-\u9fff]", cell), cell
+        assert re.search(r"^\*.*[a-z]{2,}.*\*$", cell, flags=re.MULTILINE), cell
+
+
+@pytest.mark.parametrize("file", [ENGLISH, CHINESE, NOTEBOOK], ids=["en", "zh", "notebook"])
+def test_nothing_is_left_to_fill_in(file: Path) -> None:
+    assert re.findall(r"@@\w+@@", text_of(file)) == []

@@ -1,0 +1,64 @@
+"""Make the demo images: a filled shape of one named colour on a background of another, with captions.
+
+Writes OUTPUT_PATH/images/000000.jpg, OUTPUT_PATH/outlines/000000.png (the shape's outline, to train a ControlNet on)
+and OUTPUT_PATH/demo.jsonl, one {"caption", "image", "image_id", "conditioning_image"} a line, paths relative to
+the jsonl file: what tools/create_pretraining_data.py reads. The same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ppsd.data.demo import make_example
+from ppsd.formats.atomic import atomic_write
+
+JPEG = {"quality": 95, "subsampling": 0}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; ends the program with a usage line when it is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output_path", required=True, help="Folder to write to; made if needed.")
+    parser.add_argument("--num_images", type=int, default=4000)
+    parser.add_argument("--size", type=int, default=64, help="Width and height in pixels.")
+    parser.add_argument("--seed", type=int, default=0, help="Another seed makes another set of the same kind.")
+    args = parser.parse_args()
+    for flag, least in (("num_images", 1), ("size", 16), ("seed", 0)):
+        if getattr(args, flag) < least:
+            parser.error(f"--{flag} must be at least {least}, not {getattr(args, flag)}")
+    return args
+
+
+def write_example(folder: Path, index: int, seed: int, size: int) -> dict[str, str]:
+    """Draw and save one example; returns its line of the jsonl file."""
+    example = make_example(index, seed, size)
+    image, outline = f"images/{index:06d}.jpg", f"outlines/{index:06d}.png"
+    example.image.save(folder / image, **JPEG)
+    example.outline.save(folder / outline)
+    return {
+        "caption": example.caption,
+        "image": image,
+        "image_id": f"demo_{seed}_{index:06d}",
+        "conditioning_image": outline,
+    }
+
+
+def main() -> None:
+    """Write all images, then the jsonl file, so that it never names a file that is not there."""
+    args = parse_args()
+    folder = Path(args.output_path)
+    for name in ("images", "outlines"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    indices = tqdm(range(args.num_images), desc="Demo images", unit="img")
+    lines = [json.dumps(write_example(folder, i, args.seed, args.size)) + "\n" for i in indices]
+    with atomic_write(folder / "demo.jsonl") as file:
+        file.write("".join(lines).encode())
+    print(f"{args.num_images} images: {folder / 'demo.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()
