@@ -30,10 +30,16 @@ setup(
         "Pillow>=10,<14",
         "pyyaml>=6,<7",
         "tqdm>=4.60",
+        "isal>=1.6,<2",
+        "pybase64>=1.3,<2",
+        "simplejpeg>=1.7,<2",
+        "fsspec>=2024.3,<2024.10",  # what datasets, of paddlenlp, allows
     ],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<3.4"],
         "gpu": ["paddlepaddle-gpu>=2.6.2,<3.4"],
+        "simd": ["cykooz.resizer>=3,<5"],
+        "s3": ["s3fs>=2024.3,<2024.10"],
         "test": [
             "pytest>=8,<10",
             "pytest-xdist>=3,<4",
@@ -42,6 +48,11 @@ setup(
             "mypy>=1.15,<3",
             "scikit-image>=0.24,<0.27",
             "scikit-learn>=1.5,<2",
+            "cykooz.resizer>=3,<5",
+            "s3fs>=2024.3,<2024.10",
+            "moto[server,s3]>=5,<6",
+            "hypothesis>=6.100,<7",
+            "webdataset>=0.2.100,<1.1",
         ],
     },
 )

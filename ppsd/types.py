@@ -14,11 +14,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Record:
-    """One undecoded example: the encoded image file, its caption, and any further columns by name."""
+    """One undecoded example: the encoded image file, its caption, further columns by name, and further captions."""
 
     image: bytes
     caption: str
     meta: Mapping[str, Any] = field(default_factory=dict)
+    more_captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LatentRecord:
+    """One example that a VAE has seen: moments [8,h,w] (mean, then log variance), caption, perhaps its hidden [L,D]."""
+
+    moments: np.ndarray
+    caption: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    more_captions: tuple[str, ...] = ()
+    hidden: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,10 @@ class World:
 
 @dataclass
 class Sample:
-    """One decoded example. pixels uint8 [3,H,W]; input_ids int64 [L]; extras are arrays by name."""
+    """One example ready to be batched. input_ids int64 [L]; extras are arrays by name.
+
+    pixels: uint8 [3,H,W], or the float moments [8,h,w] of a LatentRecord.
+    """
 
     pixels: np.ndarray
     input_ids: np.ndarray
@@ -52,11 +67,14 @@ class Sample:
 class Batch(TypedDict, total=False):
     """What the trainer gets from the loader: arrays stacked along B.
 
-    pixels uint8 [B,3,H,W]; input_ids int64 [B,L]; weight float32 [B]; seed int64 [B];
+    pixels uint8 [B,3,H,W], or moments float32 [B,8,h,w] of cached latents; input_ids int64 [B,L];
+    hidden float32 [B,L,D] where the text encoder's output is cached, too; weight float32 [B]; seed int64 [B];
     cursor int64 [B,K]: the position of each sample's lane after the sample (see ppsd.data.stream).
     """
 
     pixels: Any
+    moments: Any
+    hidden: Any
     input_ids: Any
     weight: Any
     seed: Any

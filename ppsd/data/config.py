@@ -21,6 +21,12 @@ class StreamConfig:
     buffer_size records is shuffled whole and given out whole, so shuffling it more often would change nothing.
     num_lanes: see ppsd.data.lane; None chooses (see default_lanes there), or takes over that of a resumed run.
     num_records: samples that an epoch has over all devices; None: an epoch without end.
+    shuffle_buffer_mb: MiB of undecoded records that all lanes of all devices together hold at most.
+    image_column, caption_column: names in webdataset, parquet and image folder data; None: the usual ones.
+    caption_rule: which of a record's captions is used (see ppsd.data.captions).
+    filter: which records are used (see ppsd.data.filters).
+    enable_bucket ... bucket_no_upscale: aspect-ratio buckets (see ppsd.data.buckets); a batch of group_size samples
+    on one device then has one size.
     """
 
     file_list: str
@@ -36,6 +42,17 @@ class StreamConfig:
     num_records: Optional[int] = None
     max_length: int = 77
     max_image_pixels: int = MAX_IMAGE_PIXELS
+    shuffle_buffer_mb: float = 256.0
+    image_column: Optional[str] = None
+    caption_column: Optional[str] = None
+    caption_rule: str = "first"
+    filter: Optional[str] = None
+    enable_bucket: bool = False
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+    group_size: int = 1
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:

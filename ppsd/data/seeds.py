@@ -25,6 +25,7 @@ class Draw(IntEnum):
     CROP_Y = 8
     FLIP = 9
     CAPTION = 10
+    CHOICE = 11
 
 
 def derive_seed(*numbers: int) -> int:
