@@ -5,7 +5,9 @@ Each room that knows paddle calls `apply()` when it is imported, before anything
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import tempfile
 import warnings
 import zlib  # noqa: F401  paddle 2.6.2 exports zlib's symbols: a gzip module loaded after it crashes the process
@@ -97,3 +99,18 @@ def use_fused_linear() -> None:
             f"paddle {paddle.__version__} on {device} has no fused linear kernel. Leave the flag off here"
         ) from error
     paddle.nn.Linear = FusedLinear
+
+
+def leave_process_group() -> None:
+    """End a process of a distributed run that has done all its work, with exit code 0. Alone: does nothing.
+
+    Seen with paddle 3.3.1 and gloo: about one launch in 30 aborts (exit code -6) while its threads are taken down after
+    the last line of Python, because a peer has left before.
+    """
+    if not paddle.distributed.is_initialized():
+        return
+    paddle.distributed.barrier()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -36,6 +36,7 @@ def main(argv: Optional[list[str]] = None) -> None:
     """Parse and train. What the user can mend ends with one line and exit code 1."""
     show_log()
     one_line_errors(lambda: pretrain(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), argv)))
+    ppsd.compat.leave_process_group()
 
 
 def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:

@@ -16,7 +16,7 @@ from tests.trainers.conftest import Run, losses, weights
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "stable_diffusion" / "train_txt2img_laion400m_trainer.py"
 RECORD = """
-import hashlib, sys
+import hashlib, json, pathlib, sys
 from ppsd.trainers import pretrain, trainer
 
 class Recording(trainer.StableDiffusionTrainer):
@@ -24,14 +24,14 @@ class Recording(trainer.StableDiffusionTrainer):
         self.seeds = getattr(self, "seeds", []) + inputs["seed"].tolist()
         return super().compute_loss(model, inputs, return_outputs)
 
+    def export(self):
+        digest = hashlib.sha256(b"".join(p.numpy().tobytes() for p in self.step.unet.parameters())).hexdigest()
+        pathlib.Path(self.args.output_dir, f"rank-{self.args.process_index}.json").write_text(
+            json.dumps({"seeds": self.seeds, "weights": digest}))
+        return super().export()
+
 pretrain.StableDiffusionTrainer = Recording
-sys.argv[0] = "train"
-done = pretrain.pretrain(*pretrain.parse_arguments(
-    (pretrain.ModelArguments, pretrain.DataArguments, pretrain.SDTrainingArguments)))
-digest = hashlib.sha256(b"".join(p.numpy().tobytes() for p in done.step.unet.parameters())).hexdigest()
-import json, pathlib
-pathlib.Path(done.args.output_dir, f"rank-{done.args.process_index}.json").write_text(
-    json.dumps({"seeds": done.seeds, "weights": digest}))
+pretrain.main(sys.argv[1:])
 """
 
 
