@@ -6,15 +6,19 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from ppsd.formats.atomic import PathLike, atomic_write
 from ppsd.formats.lines import read_line
+from ppsd.formats.list_index import MAX_PATH_BYTES, path_text
+from ppsd.formats.opening import open_input
+from ppsd.formats.part_list import PartList, not_a_path
+from ppsd.formats.urls import beside_url, is_url, last_name
 
 FILELIST_SUFFIX = ".filelist"
 LIST_SUFFIX = ".filelist.list"
-MAX_PATH_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -22,35 +26,40 @@ class Source:
     """The parts of one filelist, in its order and with its repeats. weight is None when the list gives none."""
 
     name: str
-    parts: tuple[str, ...]
+    parts: Sequence[str]
     weight: Optional[float] = None
     dialect: str = "auto"
 
 
 def read_file_list(path: PathLike, dialect: str = "auto") -> list[Source]:
-    """The sources of a list of filelists; a NAME.filelist is one source by itself.
+    """The sources of a list of filelists; a NAME.filelist is one source by itself. Lists may be at URLs.
 
     A part that is not there is no error here: whoever reads it counts it. Raises FileNotFoundError for a list or a
-    filelist that is not there, ValueError for one that is empty or no list, and for weights that are not all given,
-    not finite and >= 0, or all zero.
+    filelist that is not there, OSError for one at a URL that cannot be read, ValueError for one that is empty or no
+    list, and for weights that are not all given, not finite and >= 0, or all zero.
     """
-    path = Path(path)
-    if path.name.endswith(FILELIST_SUFFIX):
+    path = os.fspath(path)
+    if path.endswith(FILELIST_SUFFIX):
         return [Source(_source_name(path), read_filelist(path), None, dialect)]
-    entries = [_list_entry(text, where, path) for where, text in _entries(path, "filelist")]
+    entries = [_list_entry(text, where, path) for where, text in _entries(path)]
     _check_weights(path, entries)
     return [Source(_source_name(entry), read_filelist(entry), weight, dialect) for _, entry, weight in entries]
 
 
-def read_filelist(path: PathLike) -> tuple[str, ...]:
-    """The paths of the parts a filelist names, as they can be opened from here. Errors as in read_file_list."""
-    path, found = Path(path), dict[str, str]()
-    parts = []
-    for _, text in _entries(path, "part"):
-        if text not in found:
-            found[text] = _resolve(text, path) or text
-        parts.append(found[text])
-    return tuple(parts)
+def read_filelist(path: PathLike) -> PartList:
+    """The paths of the parts a filelist names, as they can be opened from here. Errors as in read_file_list.
+
+    Every line is checked here; parts are looked for when they are taken from the list, not before.
+    """
+    path = os.fspath(path)
+    _check_list(path)
+    try:
+        parts = PartList(path, partial(_part_path, path))
+    except FileNotFoundError:
+        raise _not_there(path) from None
+    if not parts:
+        raise ValueError(f"{path}: the file list is empty; expected the path of one part a line")
+    return parts
 
 
 def write_filelist(path: PathLike, entries: Sequence[str]) -> None:
@@ -78,67 +87,81 @@ def _write(path: Path, rows: list[str]) -> None:
         file.write("".join(f"{row}\n" for row in rows).encode())
 
 
-def _source_name(path: Path) -> str:
-    return path.name[: -len(FILELIST_SUFFIX)] if path.name.endswith(FILELIST_SUFFIX) else path.name
+def _source_name(path: str) -> str:
+    name = last_name(path)
+    return name[: -len(FILELIST_SUFFIX)] if name.endswith(FILELIST_SUFFIX) else name
 
 
-def _entries(path: Path, what: str) -> list[tuple[str, str]]:
-    """The lines of a list that are not blank, each with its `file:line`."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: file list not found; tools/create_pretraining_data.py writes one")
-    if path.is_dir():
+def _check_list(path: str) -> None:
+    if os.path.isdir(path):
         raise ValueError(f"{path}: is a folder; expected the path of a {LIST_SUFFIX} or {FILELIST_SUFFIX} file")
-    entries = list(_text_lines(path))
+
+
+def _not_there(path: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{path}: file list not found; tools/create_pretraining_data.py writes one")
+
+
+def _entries(path: str) -> list[tuple[str, str]]:
+    """The lines of a list of filelists that are not blank, each with its `file:line`."""
+    _check_list(path)
+    try:
+        entries = list(_text_lines(path))
+    except FileNotFoundError:
+        raise _not_there(path) from None
     if not entries:
-        raise ValueError(f"{path}: the file list is empty; expected the path of one {what} a line")
+        raise ValueError(f"{path}: the file list is empty; expected the path of one filelist a line")
     return entries
 
 
-def _text_lines(path: Path) -> Iterator[tuple[str, str]]:
-    with open(path, "rb") as file:
+def _text_lines(path: str) -> Iterator[tuple[str, str]]:
+    with open_input(path) as file:
         line_no = 0
         while (line := read_line(file, MAX_PATH_BYTES)) != b"":
             line_no += 1
-            text = _path_text(line)
+            text = path_text(line)
             if text is None:
-                raise ValueError(f"{path}:{line_no}: not a path (is this a part file?); expected one path a line")
+                raise not_a_path(path, line_no)
             if text:
                 yield f"{path}:{line_no}", text
 
 
-def _path_text(line: bytes | None) -> str | None:
-    """The path on a line, "" for a blank line, None where the line (None: a very long one) cannot be a path."""
-    try:
-        text = None if line is None else line.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        return None
-    return None if text is None or "\t" in text or "\0" in text else text
-
-
-def _resolve(text: str, list_path: Path) -> str | None:
-    """The file that an entry names, None if there is none.
+def _resolve(text: str, list_path: str, exists: Callable[[str], bool]) -> str | None:
+    """The file that an entry names, None if there is none. A URL is not looked up.
 
     Relative paths are looked up from the working directory, then from the folder of the list. One that starts with
     `..` is looked up from the folder of the list first: a data folder then finds its own parts wherever it is.
+    In a list at a URL they are relative to that.
     """
-    beside = os.path.normpath(list_path.parent / text)
-    candidates = [beside, text] if Path(text).parts[:1] == (os.pardir,) else [text, beside]
-    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+    if is_url(text):
+        return text
+    if is_url(list_path) and not os.path.isabs(text):
+        return beside_url(list_path, text)
+    beside = os.path.normpath(os.path.join(os.path.dirname(list_path), text))
+    candidates = [beside, text] if text == os.pardir or text.startswith("../") else [text, beside]
+    return next((candidate for candidate in candidates if exists(candidate)), None)
 
 
-def _list_entry(text: str, where: str, list_path: Path) -> tuple[str, Path, float | None]:
+def _part_path(list_path: str, text: str) -> str:
+    """Where a part is; a folder of images is one, too."""
+    if os.path.isabs(text):
+        return text
+    return _resolve(text, list_path, os.path.exists) or text
+
+
+def _list_entry(text: str, where: str, list_path: str) -> tuple[str, str, float | None]:
     """One line of a list of filelists: (file:line, filelist, weight)."""
     head, _, tail = text.rpartition(" ")
-    weighted = _resolve(head.rstrip(), list_path) if head else None
+    weighted = _resolve(head.rstrip(), list_path, os.path.isfile) if head else None
     if weighted is not None and _is_number(tail):
-        return where, Path(weighted), float(tail)
-    whole = _resolve(text, list_path)
-    if whole is not None:
-        return where, Path(whole), None
+        return where, weighted, float(tail)
+    whole = _resolve(text, list_path, os.path.isfile)
+    weight_in_url = whole is not None and is_url(whole) and head.rstrip().endswith(FILELIST_SUFFIX)
+    if whole is not None and not weight_in_url:
+        return where, whole, None
     if weighted is not None:
         raise ValueError(f"{where}: weight {tail!r}: expected a finite number >= 0")
     name = head.rstrip() if head and _is_number(tail) else text
-    looked = f"looked in {os.getcwd()} and in {os.path.abspath(list_path.parent)}"
+    looked = f"looked in {os.getcwd()} and in {os.path.abspath(os.path.dirname(list_path))}"
     raise FileNotFoundError(f"{where}: filelist {name!r} not found ({looked})")
 
 
@@ -149,7 +172,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _check_weights(path: Path, entries: Sequence[tuple[str, Path, float | None]]) -> None:
+def _check_weights(path: Path, entries: Sequence[tuple[str, str, float | None]]) -> None:
     bare = [where for where, _, weight in entries if weight is None]
     if bare and len(bare) < len(entries):
         raise ValueError(f"{bare[0]}: no weight here, but other lines of the list have one; give all a weight or none")
