@@ -1,45 +1,38 @@
 """LAION-format part files, plain or gzip: one example a line, tab separated, the image as base64.
 
 laion400m: caption, placeholder, image. laion_aes: JSON with the caption in column 2, the image in column 5, counted
-from 0. Further columns are ignored.
+from 0. Further columns of laion400m are the record's meta (see ppsd.formats.extras): the first may be a JSON object, in
+which "captions" is a list of further captions; so are the other keys of laion_aes's JSON.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from gzip import BadGzipFile, GzipFile
+from gzip import GzipFile
 from typing import BinaryIO, cast
 
 from ppsd.formats.atomic import PathLike, atomic_write
-from ppsd.formats.lines import (
-    MAX_LINE_BYTES,
-    caption_of,
-    decode_text,
-    excerpt,
-    parse_object,
-    read_line,
-    skip_line,
-    strip_ending,
-    too_long,
-)
+from ppsd.formats.base64_bytes import decode_base64
+from ppsd.formats.extras import MAX_META_BYTES, LazyMeta, extras_json, further_captions, without
+from ppsd.formats.inflate import GZIP_MAGIC, PIECE_BYTES, CorruptGzip, inflated, pieces
+from ppsd.formats.lines import MAX_LINE_BYTES, LineReader, caption_of, decode_text, excerpt, parse_object
+from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord, Record
 
 DIALECTS = ("auto", "laion400m", "laion_aes")
 PLACEHOLDER = b"NONE"
-GZIP_MAGIC = b"\x1f\x8b"
 
 UNREADABLE_PART = "unreadable part"
 EMPTY_PART = "empty part"
 TRUNCATED_GZIP = "truncated gzip"
 CORRUPT_GZIP = "corrupt gzip"
 TOO_FEW_COLUMNS = "too few columns"
-BAD_BASE64 = "invalid base64"
 EMPTY_IMAGE = "empty image"
+
+AES_CAPTIONS = ("caption_en", "blip_caption_en")
 
 Line = tuple[int, "Record | BadRecord"]
 
@@ -60,70 +53,113 @@ def read_part(
 
     Raises ValueError for an unknown dialect.
     """
-    if dialect not in DIALECTS:
-        raise ValueError(f"dialect {dialect!r}: expected one of {', '.join(DIALECTS)}")
+    check_dialect(dialect)
     assert start >= 0
     assert 0 <= offset < every
-    return _read(path, start, dialect, every, offset, max_line_bytes)
+    return _read_path(path, start, dialect, every, offset, max_line_bytes)
 
 
-def _read(path: PathLike, start: int, dialect: str, every: int, offset: int, max_line_bytes: int) -> Iterator[Line]:
+def check_dialect(dialect: str) -> None:
+    """Raises ValueError for an unknown dialect."""
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect {dialect!r}: expected one of {', '.join(DIALECTS)}")
+
+
+def _read_path(
+    path: PathLike, start: int, dialect: str, every: int, offset: int, max_line_bytes: int
+) -> Iterator[Line]:
+    try:
+        raw = open_input(path)
+    except OSError as error:
+        yield 1, BadRecord(UNREADABLE_PART, error.strerror or str(error))
+        return
+    with raw:
+        yield from read_lines(raw, b"", start, dialect, every, offset, max_line_bytes)
+
+
+def read_lines(
+    raw: BinaryIO,
+    head: bytes,
+    start: int,
+    dialect: str,
+    every: int,
+    offset: int,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[Line]:
+    """As read_part, of an open file of which `head` has been read already."""
     line_no = 0
     try:
-        with open(path, "rb", buffering=2**17) as raw, _inflated(raw) as file:
-            while True:
-                if line_no < start or line_no % every != offset:
-                    if not skip_line(file):
-                        break
-                    line_no += 1
-                    continue
-                line = read_line(file, max_line_bytes)
-                if line == b"":
+        head = head or raw.read(PIECE_BYTES)
+        # gzip is told by its first bytes, not by a name.
+        lines = LineReader(inflated(pieces(raw, head)) if head.startswith(GZIP_MAGIC) else pieces(raw, head))
+        while True:
+            if line_no < start or line_no % every != offset:
+                if not lines.skip():
                     break
                 line_no += 1
-                yield line_no, too_long(max_line_bytes) if line is None else parse_line(strip_ending(line), dialect)
+                continue
+            line = lines.read(max_line_bytes)
+            if line is None:
+                break
+            line_no += 1
+            yield line_no, line if isinstance(line, BadRecord) else parse_line(line, dialect)
         if line_no == 0:
             yield 1, BadRecord(EMPTY_PART, "no line in it")
     except EOFError:
         yield line_no + 1, BadRecord(TRUNCATED_GZIP, f"the file ends after {line_no} whole lines")
-    except (zlib.error, BadGzipFile) as error:
+    except CorruptGzip as error:
         yield line_no + 1, BadRecord(CORRUPT_GZIP, f"{error}, after {line_no} whole lines")
     except OSError as error:
         yield line_no + 1, BadRecord(UNREADABLE_PART, error.strerror or str(error))
 
 
-def _inflated(raw: BinaryIO) -> BinaryIO:
-    """`raw`, or what is in it when it holds gzip; told by its first bytes, not by a name."""
-    magic = raw.peek(2)[:2]  # type: ignore[attr-defined]  # open() gives a BufferedReader
-    return cast(BinaryIO, GzipFile(fileobj=raw, mode="rb")) if magic == GZIP_MAGIC else raw
-
-
 def parse_line(line: bytes, dialect: str = "auto") -> Record | BadRecord:
     """One line of a part, without its line ending."""
-    columns = line.split(b"\t", 6)
-    aes = dialect == "laion_aes" or (dialect == "auto" and len(columns) > 2 and columns[2].lstrip().startswith(b"{"))
-    needed = 6 if aes else 3
-    if len(columns) < needed:
-        return BadRecord(TOO_FEW_COLUMNS, f"{len(columns)} of {needed}: {excerpt(line)}")
-    caption = _aes_caption(columns[2]) if aes else decode_text(columns[0])
+    first = line.find(b"\t")
+    second = line.find(b"\t", first + 1) if first >= 0 else -1
+    if dialect == "laion_aes" or (dialect == "auto" and second >= 0 and _holds_object(line, second + 1)):
+        return _parse_aes(line)
+    if second < 0:
+        return BadRecord(TOO_FEW_COLUMNS, f"{1 + (first >= 0)} of 3: {excerpt(line)}")
+    caption = decode_text(line[:first])
     if isinstance(caption, BadRecord):
         return caption
-    image = _decode_image(columns[5 if aes else 2])
-    return image if isinstance(image, BadRecord) else Record(image, caption)
+    third = line.find(b"\t", second + 1)
+    # A slice of the view is not a copy: the base64 of an image is most of the line.
+    image = _decode_image(memoryview(line)[second + 1 : third if third >= 0 else len(line)])
+    if isinstance(image, BadRecord):
+        return image
+    if third < 0 or len(line) - third > MAX_META_BYTES:
+        return Record(image, caption)
+    meta = LazyMeta(line[third + 1 :], first=3)
+    return Record(image, caption, meta, meta.captions(caption))
 
 
-def _aes_caption(column: bytes) -> str | BadRecord:
-    text = decode_text(column)
+def _holds_object(line: bytes, begin: int) -> bool:
+    """Whether the column at `begin` is JSON and not base64."""
+    letter = line[begin : begin + 1]
+    return letter == b"{" or (letter.isspace() and line[begin:].lstrip(b" \r\n\v\f").startswith(b"{"))
+
+
+def _parse_aes(line: bytes) -> Record | BadRecord:
+    columns = line.split(b"\t", 6)
+    if len(columns) < 6:
+        return BadRecord(TOO_FEW_COLUMNS, f"{len(columns)} of 6: {excerpt(line)}")
+    text = decode_text(columns[2])
     row = text if isinstance(text, BadRecord) else parse_object(text)
-    return row if isinstance(row, BadRecord) else caption_of(row, "caption_en", "blip_caption_en")
+    caption = row if isinstance(row, BadRecord) else caption_of(row, *AES_CAPTIONS)
+    if isinstance(caption, BadRecord):
+        return caption
+    image = _decode_image(columns[5])
+    if isinstance(image, BadRecord):
+        return image
+    assert isinstance(row, dict)
+    return Record(image, caption, without(row, AES_CAPTIONS), further_captions(row, AES_CAPTIONS, caption))
 
 
-def _decode_image(column: bytes) -> bytes | BadRecord:
-    try:
-        image = base64.b64decode(column, validate=True)
-    except binascii.Error as error:
-        return BadRecord(BAD_BASE64, f"{error}, in {len(column)} characters: {excerpt(column)}")
-    return image or BadRecord(EMPTY_IMAGE, "no byte in the image column")
+def _decode_image(column: bytes | memoryview) -> bytes | BadRecord:
+    image = decode_base64(column)
+    return image if image else BadRecord(EMPTY_IMAGE, "no byte in the image column")
 
 
 def write_part(path: PathLike, records: Iterable[Record], gzip: bool = False) -> int:
@@ -146,10 +182,16 @@ def _deflated(file: BinaryIO) -> BinaryIO:
 
 def encode_line(record: Record) -> bytes:
     """One line of a laion400m part. Raises ValueError for a record that no reader would give back."""
-    line = b"\t".join([clean_caption(record.caption).encode(), PLACEHOLDER, base64.b64encode(record.image)]) + b"\n"
+    columns = [clean_caption(record.caption).encode(), PLACEHOLDER, base64.b64encode(record.image)]
+    extras = extras_json(record) if record.meta or record.more_captions else ""
+    if extras:
+        columns.append(extras.encode())
+    line = b"\t".join(columns) + b"\n"
     if not record.image or len(line) > MAX_LINE_BYTES:
         wrong = "longer than a line may be" if record.image else "without an image"
         raise ValueError(f"record {wrong}: caption {record.caption[:60]!r}, image of {len(record.image)} bytes")
+    if len(columns[-1]) >= MAX_META_BYTES and extras:
+        raise ValueError(f"record with {len(columns[-1])} bytes of meta: caption {record.caption[:60]!r}")
     return line
 
 

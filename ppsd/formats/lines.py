@@ -41,9 +41,53 @@ def skip_line(file: BinaryIO) -> bool:
     return found
 
 
-def strip_ending(line: bytes) -> bytes:
-    """The line without its LF or CR LF; other blanks belong to the data (an empty caption starts with a tab)."""
-    return line[:-2] if line.endswith(b"\r\n") else line.rstrip(b"\n")
+class LineReader:
+    """Lines of a file that comes in pieces. A line is copied once, one that is passed over never."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = b""
+        self._begin = 0
+
+    def skip(self) -> bool:
+        """Pass over one line, however long. False at the end of the file."""
+        found = False
+        while self._has_more():
+            found = True
+            end = self._piece.find(b"\n", self._begin)
+            self._begin = end + 1 if end >= 0 else len(self._piece)
+            if end >= 0:
+                break
+        return found
+
+    def read(self, max_bytes: int = MAX_LINE_BYTES) -> bytes | BadRecord | None:
+        """The next line without its LF or CR LF (other blanks belong to the data); None at the end of the file.
+
+        A line of more than max_bytes with its ending is passed over and never held whole.
+        """
+        parts: list[bytes] = []
+        size = 0
+        while self._has_more():
+            end = self._piece.find(b"\n", self._begin)
+            part = self._piece[self._begin : end] if end >= 0 else self._piece[self._begin :]
+            self._begin = end + 1 if end >= 0 else len(self._piece)
+            parts.append(part)
+            size += len(part)
+            if size + (end >= 0) > max_bytes:
+                parts.clear()
+                if end < 0:
+                    self.skip()
+                return too_long(max_bytes)
+            if end >= 0:
+                line = parts[0] if len(parts) == 1 else b"".join(parts)
+                return line[:-1] if line.endswith(b"\r") else line
+        return b"".join(parts) if parts else None
+
+    def _has_more(self) -> bool:
+        if self._begin < len(self._piece):
+            return True
+        self._piece, self._begin = next(self._pieces, b""), 0
+        return bool(self._piece)
 
 
 def text_lines(file: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, str | BadRecord]]:

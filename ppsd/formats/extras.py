@@ -1,0 +1,115 @@
+"""What a record has beside its image and its caption: further captions, and values by name (its meta).
+
+In every format here the keys of CAPTION_KEYS name captions, all other keys are meta. Values are those of JSON; null and
+numbers that are not finite are left out, as if the key were not there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
+
+from ppsd.formats.lines import checked_text, decode_text, parse_object
+from ppsd.types import Record
+
+CAPTION_KEYS = ("caption", "text", "txt", "TEXT", "captions")
+MAX_META_BYTES = 2**20
+MAX_COLUMN_BYTES = 1024
+MAX_COLUMNS = 32
+_NAMES_CAPTIONS = re.compile(rb'"(?:captions?|text|txt|TEXT)"\s*:')
+
+
+def further_captions(row: Mapping[str, Any], keys: Sequence[str], caption: str) -> tuple[str, ...]:
+    """The texts under `keys`, of lists all, each once, in order and without `caption`."""
+    values = (row.get(key) for key in keys)
+    texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
+    usable = (text for text in texts if isinstance(text, str) and text != caption and checked_text(text) is text)
+    return tuple(dict.fromkeys(usable))
+
+
+def without(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The values of a row that are there, but for those under `keys`."""
+    return {key: value for key, value in row.items() if value is not None and key not in keys}
+
+
+class LazyMeta(Mapping[str, Any]):
+    """The columns of a line behind those that are needed, parsed when they are first asked for.
+
+    The first of them may be a JSON object; any other short text is under the name of its column: "column3" and so on.
+    """
+
+    __slots__ = ("_columns", "_first", "_row")
+
+    def __init__(self, columns: bytes, first: int) -> None:
+        self._columns = columns
+        self._first = first
+        self._row: Optional[dict[str, Any]] = None
+
+    def captions(self, caption: str) -> tuple[str, ...]:
+        """The captions among them that are not `caption`; most lines have none, and are not parsed to know that."""
+        if not self._columns.startswith(b"{") or not _NAMES_CAPTIONS.search(self._columns):
+            return ()
+        return further_captions(self._object() or {}, CAPTION_KEYS, caption)
+
+    def _object(self) -> dict[str, Any] | None:
+        column = self._columns.split(b"\t", 1)[0]
+        text = decode_text(column) if column.startswith(b"{") else ""
+        row = parse_object(text) if isinstance(text, str) and text else None
+        return row if isinstance(row, dict) else None
+
+    def _parsed(self) -> dict[str, Any]:
+        if self._row is None:
+            row = self._object()
+            self._row = without(row, CAPTION_KEYS) if row is not None else {}
+            columns = self._columns.split(b"\t", MAX_COLUMNS)[:MAX_COLUMNS]
+            for number, column in enumerate(columns):
+                text = decode_text(column) if 0 < len(column) <= MAX_COLUMN_BYTES else None
+                if isinstance(text, str) and not (number == 0 and row is not None):
+                    self._row[f"column{self._first + number}"] = text
+        return self._row
+
+    def __getitem__(self, key: str) -> Any:
+        return self._parsed()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parsed())
+
+    def __len__(self) -> int:
+        return len(self._parsed())
+
+    def __repr__(self) -> str:
+        return repr(self._parsed())
+
+
+def extras_json(record: Record) -> str:
+    """The meta and further captions of a record as one JSON object with sorted keys; "" when it has none."""
+    row = plain(record.meta) if record.meta else {}
+    assert isinstance(row, dict)
+    if record.more_captions:
+        row["captions"] = list(record.more_captions)
+    if not row:
+        return ""
+    text = json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text if isinstance(checked_text(text), str) else json.dumps(row, sort_keys=True, separators=(",", ":"))
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it, None where it cannot: bytes, numbers that are not finite.
+
+    What is neither number nor text nor made of them is its text: a path, a date.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        named = ((str(key), plain(inner)) for key, inner in value.items())
+        return {key: inner for key, inner in named if inner is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return None
+    return plain(value.item()) if hasattr(value, "item") else str(value)
