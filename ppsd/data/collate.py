@@ -13,11 +13,18 @@ from ppsd.types import Batch, Sample
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples: pixels, input_ids and weight as tensors, seed and cursor as numpy arrays (used on the host)."""
-    return Batch(
-        pixels=paddle.to_tensor(np.stack([sample.pixels for sample in samples])),
+    """Stack samples: seed and cursor as numpy arrays (used on the host), the rest as tensors (see Batch)."""
+    stacked = np.stack([sample.pixels for sample in samples])
+    batch = Batch(
         input_ids=paddle.to_tensor(np.stack([sample.input_ids for sample in samples])),
         weight=paddle.to_tensor(np.array([sample.weight for sample in samples], dtype=np.float32)),
         seed=np.array([sample.seed for sample in samples], dtype=np.int64),
         cursor=np.stack([sample.cursor for sample in samples if sample.cursor is not None]),
     )
+    if stacked.dtype == np.uint8:
+        batch["pixels"] = paddle.to_tensor(stacked)
+    else:
+        batch["moments"] = paddle.to_tensor(stacked)
+    if "hidden" in samples[0].extras:
+        batch["hidden"] = paddle.to_tensor(np.stack([sample.extras["hidden"] for sample in samples]))
+    return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from ppsd.data.captions import RULES
 from ppsd.data.decode import MAX_IMAGE_PIXELS
 from ppsd.data.transforms import INTERPOLATIONS
 
@@ -25,8 +26,7 @@ class StreamConfig:
     image_column, caption_column: names in webdataset, parquet and image folder data; None: the usual ones.
     caption_rule: which of a record's captions is used (see ppsd.data.captions).
     filter: which records are used (see ppsd.data.filters).
-    enable_bucket ... bucket_no_upscale: aspect-ratio buckets (see ppsd.data.buckets); a batch of group_size samples
-    on one device then has one size.
+    enable_bucket ... bucket_no_upscale: aspect-ratio buckets (see ppsd.data.buckets).
     """
 
     file_list: str
@@ -52,7 +52,6 @@ class StreamConfig:
     max_bucket_reso: int = 1024
     bucket_reso_steps: int = 64
     bucket_no_upscale: bool = False
-    group_size: int = 1
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:
@@ -70,3 +69,23 @@ class StreamConfig:
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise ValueError(f"--{flag} {value} is less than 1")
+        if not self.shuffle_buffer_mb > 0:
+            raise ValueError(f"--shuffle_buffer_mb {self.shuffle_buffer_mb} is not above 0")
+        if self.caption_rule not in RULES:
+            raise ValueError(f"--caption_rule {self.caption_rule!r} is not one of {', '.join(RULES)}")
+        if self.enable_bucket:
+            self._check_buckets()
+
+    def _check_buckets(self) -> None:
+        shortest, longest, steps = self.min_bucket_reso, self.max_bucket_reso, self.bucket_reso_steps
+        if steps < 8 or steps % 8:
+            raise ValueError(f"--bucket_reso_steps {steps} is not a multiple of 8")
+        for flag in ("min_bucket_reso", "max_bucket_reso", "resolution"):
+            value = getattr(self, flag)
+            if value < steps or value % steps:
+                raise ValueError(f"--{flag} {value} is not a multiple of --bucket_reso_steps {steps}")
+        if not shortest <= self.resolution <= longest:
+            raise ValueError(
+                f"--resolution {self.resolution} is not between"
+                f" --min_bucket_reso {shortest} and --max_bucket_reso {longest}"
+            )

@@ -1,8 +1,9 @@
 """Lanes: V independent streams of samples, whose number never changes during a run, whoever reads them.
 
-A lane draws each sample from one of the sources, chosen by weight. It walks through a source epoch by epoch. Its own
-units of an epoch are segment 0; when none of their records could be used, it borrows whole parts of the source, one a
-segment, until one has yielded a sample. So no lane is ever without samples unless the whole source is without.
+A lane draws each group of samples (one sample, without buckets) from one of the sources, by their weights. It walks
+through a source epoch by epoch. Its own units of an epoch are segment 0; when none of their records could be used, it
+borrows whole parts of the source, one a segment, until one has yielded a sample. So no lane is ever without samples
+unless the whole source is without.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ from typing import Callable, NamedTuple, Optional, Union
 
 import numpy as np
 
+from ppsd.data.buckets import Buckets, Group, Size, make_groups
+from ppsd.data.mixing import cumulative_weights, mixed_source
 from ppsd.data.order import Unit, borrow_order, epoch_order
-from ppsd.data.seeds import Draw, derive_seed, permutation, uniform
-from ppsd.data.source import RecordSource, cumulative_weights
+from ppsd.data.seeds import Draw, derive_seed, permutation
+from ppsd.data.source import RecordSource
 from ppsd.data.tally import Tally
-from ppsd.data.window import Item, WindowReader
-from ppsd.types import BadRecord, Record, Sample
+from ppsd.data.window import AnyRecord, Item, Measure, WindowLimits, WindowReader
+from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 logger = logging.getLogger(__name__)
 
+_GROUPS = 8  # of a window with buckets, at least: records left over in their buckets have to share one
 _BARREN = (1000, 100_000)  # records in a row without a sample that the user should hear of before the source ends
 
-MakeSample = Callable[[Record, int], Union[Sample, BadRecord]]
+MakeSample = Callable[[Union[Record, LatentRecord], int, Size], Union[Sample, BadRecord]]
 
 
 class Cursor(NamedTuple):
-    """Where a lane stands in a source: `offset` records into the window after line `line` of a unit of the segment."""
+    """Where a lane stands in a source: `offset` groups into the window after line `line` of a unit of the segment."""
 
     epoch: int = 0
     segment: int = 0
@@ -40,20 +44,25 @@ class Cursor(NamedTuple):
 
 @dataclass
 class LaneState:
-    """A lane's position: samples drawn so far and, by source index, the cursor after the last one from that source."""
+    """A lane's position: groups drawn so far and, by source index, the cursor after the last one from that source."""
 
     draws: int = 0
     cursors: dict[int, Cursor] = field(default_factory=dict)
 
     def advance(self, row: np.ndarray) -> None:
-        """Move past the sample that has this cursor row (see `Lane.draw`)."""
+        """Move past the group whose samples have this cursor row (see `Lane.draw`)."""
         self.draws = int(row[1])
         self.cursors[int(row[2])] = Cursor(*(int(number) for number in row[3:]))
 
 
 @dataclass(frozen=True)
 class LaneSettings:
-    """What all lanes of a run have in common."""
+    """What all lanes of a run have in common.
+
+    A draw gives one sample of `size` (width, height), or, with `buckets`, `group_size` samples of one bucket's size;
+    for these `measure` tells the size of an image. buffer_size and buffer_bytes limit the undecoded records that a
+    lane holds.
+    """
 
     sources: Sequence[RecordSource]
     num_lanes: int
@@ -61,34 +70,41 @@ class LaneSettings:
     buffer_size: int
     shuffle: bool
     make_sample: MakeSample
+    size: Size = (0, 0)
+    buffer_bytes: float = float("inf")
+    buckets: Optional[Buckets] = None
+    group_size: int = 1
+    measure: Optional[Measure] = None
 
 
 class Lane:
-    """One endless stream of samples, from `state` on; the state given is not changed."""
+    """One endless stream of groups of samples, from `state` on; the state given is not changed."""
 
     def __init__(self, settings: LaneSettings, index: int, state: LaneState) -> None:
         self._settings = settings
         self._index = index
         self._draws = state.draws
         self._cursors = dict(state.cursors)
-        self._ends = cumulative_weights(settings.sources)
         self._walks: dict[int, SourceWalk] = {}
 
-    def draw(self) -> tuple[Sample, Tally]:
-        """The next sample and what was skipped before it.
+    def draw(self) -> tuple[list[Sample], Tally]:
+        """The next group of samples and what was skipped before it.
 
-        The sample's cursor is int64 [8]: lane, samples drawn from the lane, source, and the `Cursor` in that source.
+        Their cursor is int64 [8]: lane, groups drawn from the lane, source, and the `Cursor` in that source.
         """
         settings = self._settings
-        number = uniform(settings.seed, Draw.SOURCE, self._index, self._draws)
-        source = int(np.searchsorted(self._ends, number, side="right"))
+        number = self._draws * settings.num_lanes + self._index  # the lanes are drawn from in turn
+        source = mixed_source(settings.sources, settings.seed, number)
         if source not in self._walks:
             self._walks[source] = SourceWalk(settings, source, self._index, self._cursors.pop(source, None))
-        tally = Tally(used=1)
-        sample, cursor = self._walks[source].draw(tally)
+        tally = Tally()
+        samples, cursor = self._walks[source].draw(tally)
+        tally.used = len(samples)
         self._draws += 1
-        sample.cursor = np.array([self._index, self._draws, source, *cursor], dtype=np.int64)
-        return sample, tally
+        row = np.array([self._index, self._draws, source, *cursor], dtype=np.int64)
+        for sample in samples:
+            sample.cursor = row
+        return samples, tally
 
 
 class SourceWalk:
@@ -99,7 +115,7 @@ class SourceWalk:
         self._source = settings.sources[source]
         self._seed = derive_seed(settings.seed, source)
         self._lane = lane
-        self._window_size = _share(settings, source)
+        self._limits = _limits(settings, source)
         self._missed = Tally()
         self._open(cursor or Cursor())
         self._next_window()
@@ -107,34 +123,35 @@ class SourceWalk:
             self._used = True
             self._skip(cursor.offset)
 
-    def draw(self, tally: Tally) -> tuple[Sample, Cursor]:
-        """The next usable sample; what is skipped on the way is counted in `tally`.
+    def draw(self, tally: Tally) -> tuple[list[Sample], Cursor]:
+        """The next group with a usable record; what is skipped on the way is counted in `tally`.
 
         Raises ValueError when the source has not a single record that can be used.
         """
         while True:
-            while self._offset < len(self._window):
-                item = self._next_item()
-                self._reader.read_ahead()
-                sample = self._make(item, tally)
-                if sample is not None:
+            while self._offset < len(self._groups):
+                samples = self._make_group(*self._next_group(), tally)
+                if samples:
                     self._used, self._missed = True, Tally()
-                    return sample, self._cursor._replace(offset=self._offset)
+                    return samples, self._cursor._replace(offset=self._offset)
             if not self._next_window():
                 self._next_segment()
 
     def _open(self, cursor: Cursor) -> None:
         """Begin to read the cursor's segment at its unit and line."""
-        parts = len(self._source.parts)
+        settings, parts = self._settings, len(self._source.parts)
+        units: Sequence[Unit]
         if cursor.segment == 0:
-            units = epoch_order(parts, self._settings.num_lanes, self._seed, cursor.epoch)[self._lane]
+            units = epoch_order(parts, settings.num_lanes, self._seed, cursor.epoch)[self._lane]
         else:
-            units = borrow_order(parts, self._seed, cursor.epoch, self._lane)[cursor.segment - 1 : cursor.segment]
-        self._reader = WindowReader(self._read, units, self._window_size, cursor.unit, cursor.line)
+            units = [Unit(borrow_order(parts, self._seed, cursor.epoch, self._lane)[cursor.segment - 1])]
+        first = cursor.epoch == cursor.segment == 0
+        measure = settings.measure if settings.buckets else None
+        self._reader = WindowReader(self._read, units, self._limits, cursor.unit, cursor.line, measure, first)
         self._cursor = cursor
         self._used = False
 
-    def _read(self, unit: Unit, start: int) -> Iterator[tuple[int, Union[Record, BadRecord]]]:
+    def _read(self, unit: Unit, start: int) -> Iterator[tuple[int, AnyRecord]]:
         """The unit's records; what is wrong with a whole part comes from one of the lanes that share it."""
         records = self._source.read(self._source.parts[unit.part], start, every=unit.every, offset=unit.offset)
         return ((line, record) for line, record in records if (line - 1) % unit.every == unit.offset)
@@ -143,38 +160,74 @@ class SourceWalk:
         """Take the reader's next window; false when the segment has been read."""
         self._window: list[Optional[Item]] = [*self._reader.take()]
         self._offset = 0
+        self._groups: list[Group] = []
         if not self._window:
             return False
         first = self._window[0]
         assert first is not None
         self._cursor = self._cursor._replace(unit=first.unit, line=first.before)
-        self._order = np.arange(len(self._window))
+        order = np.arange(len(self._window))
         if self._settings.shuffle:
-            self._order = permutation(len(self._window), self._seed, Draw.WINDOW, self._lane, *self._cursor[:4])
+            order = permutation(len(self._window), self._seed, Draw.WINDOW, self._lane, *self._cursor[:4])
+        self._groups = self._plan(order.tolist())
         return True
 
-    def _next_item(self) -> Item:
-        """The window's next record, which is forgotten here to free its memory."""
-        place = self._order[self._offset]
-        item, self._window[place] = self._window[place], None
-        assert item is not None
+    def _plan(self, order: list[int]) -> list[Group]:
+        """The window's groups in the order in which they are given out; with buckets, first what is in none."""
+        settings = self._settings
+        if settings.buckets is None:
+            return [Group((place,), settings.size) for place in order]
+        sizes = [item.size if item else None for item in self._window]
+        unusable = tuple(place for place, size in enumerate(sizes) if size is None)
+        latents = any(isinstance(item.record, LatentRecord) for item in self._window if item)
+        groups = make_groups(sizes, order, settings.group_size, settings.buckets, crop_only=latents)
+        return [Group(unusable, settings.size), *groups] if unusable else groups
+
+    def _next_group(self) -> tuple[list[Item], Size]:
+        """The window's next records, which are forgotten here to free their memory."""
+        group = self._groups[self._offset]
+        items = []
+        for place in group.members:
+            item, self._window[place] = self._window[place], None
+            assert item is not None
+            items.append(item)
         self._offset += 1
-        return item
+        return items, group.size
 
     def _skip(self, count: int) -> None:
-        if count > len(self._window):
+        if count > len(self._groups):
             raise ValueError(f"{self._source.name}: its parts have fewer records than when the checkpoint was saved")
         for _ in range(count):
-            self._next_item()
+            self._next_group()
 
-    def _make(self, item: Item, tally: Tally) -> Optional[Sample]:
+    def _make_group(self, items: list[Item], size: Size, tally: Tally) -> list[Sample]:
+        """The samples of a group. Good ones stand in, differently cropped and noised, for those that are missing."""
+        samples, good = [], []
+        for item in items:
+            self._reader.read_ahead()
+            sample = self._make(item, size, tally)
+            if sample is not None:
+                samples.append(sample)
+                good.append(item)
+        missing = self._settings.group_size - len(samples) if samples else 0
+        for turn in range(missing):
+            item = good[turn % len(good)]
+            assert not isinstance(item.record, BadRecord)
+            seed = derive_seed(samples[turn % len(good)].seed, Draw.AGAIN, turn)
+            again = self._settings.make_sample(item.record, seed, size)
+            assert isinstance(again, Sample)
+            samples.append(again)
+            tally.repeated += 1
+        return samples
+
+    def _make(self, item: Item, size: Size, tally: Tally) -> Optional[Sample]:
         part = self._reader.units[item.unit].part
         epoch, segment = self._cursor.epoch, self._cursor.segment
         borrower = self._lane if segment else -1  # so that a borrowed record differs from its owner's
-        made: Union[Record, Sample, BadRecord] = item.record
-        if isinstance(made, Record):
+        made: Union[Record, LatentRecord, Sample, BadRecord] = item.record
+        if not isinstance(made, BadRecord):
             seed = derive_seed(self._seed, Draw.RECORD, epoch, part, item.line, borrower)
-            made = self._settings.make_sample(made, seed)
+            made = self._settings.make_sample(item.record, seed, size)  # type: ignore[arg-type]
         if isinstance(made, Sample):
             return made
         assert isinstance(made, BadRecord)
@@ -198,11 +251,14 @@ class SourceWalk:
             raise ValueError(f"{self._source.name}: not one record of its {segment} parts can be used: {self._missed}")
 
 
-def _share(settings: LaneSettings, source: int) -> int:
+def _limits(settings: LaneSettings, source: int) -> WindowLimits:
     """The source's share of a lane's buffer: records of all sources are mixed over the same number of draws."""
     ends = cumulative_weights(settings.sources)
     share = ends[source] - (ends[source - 1] if source else 0.0)
-    return max(1, round(settings.buffer_size * float(share)))
+    records = max(1, round(settings.buffer_size * share))
+    if settings.buckets is not None:
+        records = max(records, _GROUPS * settings.group_size)
+    return WindowLimits(records, max(1.0, settings.buffer_bytes * share), settings.group_size)
 
 
 def default_lanes(num_parts: int, devices: int) -> int:

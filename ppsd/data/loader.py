@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Optional, Union
 
+from ppsd.data.buckets import Buckets
 from ppsd.data.collate import collate
 from ppsd.data.config import StreamConfig
+from ppsd.data.filters import pixel_size
 from ppsd.data.lane import Cursor, LaneSettings, LaneState, default_lanes
 from ppsd.data.position import Position, merge_positions, read_position, write_position
 from ppsd.data.sample import SampleMaker
-from ppsd.data.source import RecordSource, laion_sources
+from ppsd.data.source import RecordSource, open_sources
 from ppsd.data.stream import SampleStream, device_lanes
 from ppsd.data.tally import Tally
 from ppsd.data.tokens import TokenizeCaptions
@@ -27,9 +29,12 @@ PREFETCHED_BATCHES = 2
 class StreamLoader:
     """Iterates over batches of `batch_size` samples for the device `world.rank` of `world.size`.
 
+    With buckets (`config.enable_bucket`) the samples of a batch have one size.
+
     Iterating again goes on where the last iteration ended. With `config.num_records` an iteration ends with its epoch
     of num_records // (batch_size * world.size) batches, otherwise never. One iteration at a time.
-    The batches do not depend on `num_workers`, and those of all devices together not on their number.
+    The batches do not depend on `num_workers`, and those of all devices together not on their number (with buckets: as
+    long as `batch_size` stays the same).
     `position`: that of an earlier run, or those of all its devices; the run goes on after it.
     `tally`: what was used and skipped so far. Raises ValueError for settings or a position that do not fit, and while
     iterating when a source has no usable record.
@@ -46,24 +51,19 @@ class StreamLoader:
         seed: int = 0,
         position: Union[Position, Iterable[Position], None] = None,
     ) -> None:
-        sources = laion_sources(config.file_list, config.dialect)
+        sources = open_sources(config)
         merged = None if position is None else merge_positions(position)
-        self._settings = LaneSettings(
-            sources,
-            _num_lanes(config, sources, world, merged),
-            seed,
-            config.buffer_size,
-            config.shuffle_every_n_samples > 0,
-            SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length)),
-        )
-        states = {lane: LaneState() for lane in range(self._settings.num_lanes)}
+        lanes = _num_lanes(config, sources, world, merged)
+        make_sample = SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length))
+        self._settings = lane_settings(config, sources, lanes, seed, make_sample, batch_size)
+        states = {lane: LaneState() for lane in range(lanes)}
         self._samples = 0
         if merged is not None:
             self._samples, states = read_position(self._settings, merged)
         self._world, self._batch_size, self._num_workers = world, batch_size, num_workers
         self._epoch_batches = _epoch_batches(config, batch_size, world)
-        self._states = {lane: states[lane] for lane in device_lanes(self._settings.num_lanes, world, self._samples)}
-        self._items: Optional[Iterator[tuple[Sample, Tally]]] = None
+        self._states = {lane: states[lane] for lane in self._lanes()}
+        self._items: Optional[Iterator[tuple[list[Sample], Tally]]] = None
         self._pool: Optional[WorkerPool] = None
         self._epoch = self._epochs_done()
         self._epoch_tally = Tally()
@@ -97,8 +97,11 @@ class StreamLoader:
             self._pool.close()
             self._pool = None
 
-    def _open(self) -> Iterator[tuple[Sample, Tally]]:
-        lanes = device_lanes(self._settings.num_lanes, self._world, self._samples)
+    def _lanes(self) -> list[int]:
+        return device_lanes(self._settings.num_lanes, self._world, self._samples // self._settings.group_size)
+
+    def _open(self) -> Iterator[tuple[list[Sample], Tally]]:
+        lanes = self._lanes()
         workers = min(self._num_workers, len(lanes))
         if not workers:
             return iter(SampleStream(self._settings, lanes, self._states))
@@ -109,23 +112,34 @@ class StreamLoader:
                 self._num_workers,
                 len(lanes),
             )
-        prefetch = -(-PREFETCHED_BATCHES * self._batch_size // workers)
+        groups = self._batch_size // self._settings.group_size
+        rounds, rest = divmod(groups, len(lanes))
+        most = rounds * -(-len(lanes) // workers) + -(-rest // workers)  # groups of a batch from one worker
         makers = [partial(SampleStream, self._settings, lanes[w::workers], self._states) for w in range(workers)]
-        self._pool = WorkerPool(makers, prefetch)
+        self._pool = WorkerPool(makers, PREFETCHED_BATCHES * most, keep=most + 1, slot_bytes=self._slot_bytes())
         return self._pool.take_in_turn(len(lanes))
+
+    def _slot_bytes(self) -> int:
+        """Enough for the pixels of a group and as much again for what else there is."""
+        buckets = self._settings.buckets
+        sizes = [self._settings.size] if buckets is None else buckets.sizes
+        return 2**22 + 2 * 3 * max(width * height for width, height in sizes) * self._settings.group_size
 
     def _next_batch(self) -> Batch:
         if self._items is None:
             self._items = self._open()
-        drawn = [next(self._items) for _ in range(self._batch_size)]
-        for sample, tally in drawn:
-            assert sample.cursor is not None
-            self._states[int(sample.cursor[0])].advance(sample.cursor)
+        samples: list[Sample] = []
+        while len(samples) < self._batch_size:
+            group, tally = next(self._items)
+            cursor = group[0].cursor
+            assert cursor is not None
+            self._states[int(cursor[0])].advance(cursor)
             self._epoch_tally.merge(tally)
             self.tally.merge(tally)
+            samples += group
         self._samples += self._batch_size * self._world.size
         self._report_epoch()
-        return collate([sample for sample, _ in drawn])
+        return collate(samples)
 
     def _batches_left(self) -> Optional[int]:
         """Batches to the end of the epoch, which a resumed run may have begun in the middle of."""
@@ -151,7 +165,37 @@ class StreamLoader:
             self._epoch, self._epoch_tally = epoch, Tally()
 
 
-def _num_lanes(config: StreamConfig, sources: list[RecordSource], world: World, position: Optional[Position]) -> int:
+def lane_settings(
+    config: StreamConfig,
+    sources: Sequence[RecordSource],
+    num_lanes: int,
+    seed: int,
+    make_sample: SampleMaker,
+    batch_size: int,
+) -> LaneSettings:
+    """What the lanes of a run have in common; with buckets, a group is the batch of one device."""
+    buckets = None
+    if config.enable_bucket:
+        shortest, longest, steps = config.min_bucket_reso, config.max_bucket_reso, config.bucket_reso_steps
+        buckets = Buckets(config.resolution, shortest, longest, steps, config.bucket_no_upscale)
+    return LaneSettings(
+        sources,
+        num_lanes,
+        seed,
+        config.buffer_size,
+        config.shuffle_every_n_samples > 0,
+        make_sample,
+        size=(config.resolution, config.resolution),
+        buffer_bytes=config.shuffle_buffer_mb * 2**20 / num_lanes,
+        buckets=buckets,
+        group_size=batch_size if buckets else 1,
+        measure=partial(pixel_size, max_pixels=config.max_image_pixels),
+    )
+
+
+def _num_lanes(
+    config: StreamConfig, sources: Sequence[RecordSource], world: World, position: Optional[Position]
+) -> int:
     if config.num_lanes is not None:
         lanes = config.num_lanes
     elif position is not None:

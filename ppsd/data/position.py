@@ -17,7 +17,9 @@ def position_header(settings: LaneSettings) -> dict[str, Any]:
         "num_lanes": settings.num_lanes,
         "seed": settings.seed,
         "buffer_size": settings.buffer_size,
+        "buffer_bytes": settings.buffer_bytes,
         "shuffle": settings.shuffle,
+        "buckets": settings.buckets and [settings.group_size, *settings.buckets.facts],
         "sources": sources_digest(settings.sources),
     }
 
@@ -26,6 +28,8 @@ _FLAGS = {
     "num_lanes": "--num_lanes",
     "seed": "--seed",
     "buffer_size": "--buffer_size",
+    "buffer_bytes": "the share of --shuffle_buffer_mb of a lane",
+    "buckets": "--per_device_train_batch_size and the bucket flags",
     "shuffle": "shuffling (--shuffle_every_n_samples above 0)",
     "sources": "the data of --file_list (its digest)",
 }

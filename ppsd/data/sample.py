@@ -21,7 +21,7 @@ class SampleMaker:
         self._config = config
         self._tokenize = tokenize
 
-    def __call__(self, record: Record, seed: int) -> Union[Sample, BadRecord]:
+    def __call__(self, record: Record, seed: int, size: tuple[int, int] = (0, 0)) -> Union[Sample, BadRecord]:
         """A sample, or why the record cannot be one."""
         config = self._config
         image = decode_image(record.image, config.max_image_pixels)

@@ -26,6 +26,7 @@ class Draw(IntEnum):
     FLIP = 9
     CAPTION = 10
     CHOICE = 11
+    AGAIN = 12
 
 
 def derive_seed(*numbers: int) -> int:

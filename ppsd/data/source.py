@@ -8,24 +8,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Optional, Protocol, Union
+from typing import Optional, Protocol
 
-import numpy as np
-
+from ppsd.data.config import StreamConfig
+from ppsd.data.filters import Filter
+from ppsd.data.window import AnyRecord
 from ppsd.formats.filelist import read_file_list
-from ppsd.formats.laion import read_part
-from ppsd.types import BadRecord, Record
+from ppsd.formats.list_index import names_digest
+from ppsd.formats.part_list import PartList
+from ppsd.formats.parts import read_any
+from ppsd.types import BadRecord
 
 
 class ReadPart(Protocol):
-    """Records of one part with their line numbers (from 1), after `start` lines, of the lines every/offset selects.
+    """Records of one part with their numbers (from 1), after `start` of them, of those every/offset selects.
 
     Whatever is wrong is a BadRecord, never an exception. The same call gives the same records.
     """
 
     def __call__(
         self, path: str, start: int = 0, *, every: int = 1, offset: int = 0
-    ) -> Iterator[tuple[int, Union[Record, BadRecord]]]: ...
+    ) -> Iterator[tuple[int, AnyRecord]]: ...
 
 
 @dataclass(frozen=True)
@@ -33,30 +36,52 @@ class RecordSource:
     """Parts that are mixed with those of other sources by weight; None in all sources: equal probability."""
 
     name: str
-    parts: tuple[str, ...]
+    parts: Sequence[str]
     read: ReadPart
     weight: Optional[float] = None
 
 
-def laion_sources(file_list: str, dialect: str = "auto") -> list[RecordSource]:
-    """The filelists that `file_list` names, as sources."""
-    return [
-        RecordSource(source.name, tuple(source.parts), partial(read_part, dialect=source.dialect), source.weight)
-        for source in read_file_list(file_list, dialect)
-    ]
+def open_sources(config: StreamConfig) -> list[RecordSource]:
+    """The filelists that `config.file_list` names, as sources of the records that `config.filter` lets pass.
+
+    Raises what read_file_list raises, and ValueError for a filter that cannot be understood.
+    """
+    keep = Filter(config.filter) if config.filter else None
+    sources = []
+    for source in read_file_list(config.file_list, config.dialect):
+        read: ReadPart = partial(
+            read_any,
+            data_format=source.dialect,
+            image_column=config.image_column,
+            caption_column=config.caption_column,
+        )
+        sources.append(RecordSource(source.name, source.parts, _Filtered(read, keep) if keep else read, source.weight))
+    return sources
 
 
-def cumulative_weights(sources: Sequence[RecordSource]) -> np.ndarray:
-    """Upper ends of the sources' shares of [0, 1) -> float64 [len(sources)]."""
-    weights = np.array([1.0 if source.weight is None else source.weight for source in sources])
-    ends = np.cumsum(weights)
-    return ends / ends[-1]
+@dataclass(frozen=True)
+class _Filtered:
+    """A reader whose records are BadRecords where the filter does not let them pass."""
+
+    read: ReadPart
+    keep: Filter
+
+    def __call__(
+        self, path: str, start: int = 0, *, every: int = 1, offset: int = 0
+    ) -> Iterator[tuple[int, AnyRecord]]:
+        for number, record in self.read(path, start, every=every, offset=offset):
+            rejected = None if isinstance(record, BadRecord) else self.keep(record)
+            yield number, rejected or record
 
 
 def sources_digest(sources: Sequence[RecordSource]) -> str:
     """A short hash of the sources' part names (without folders, so that data may move), first sizes and weights."""
-    facts = [[[Path(p).name for p in s.parts], [_size(p) for p in s.parts[:16]], s.weight] for s in sources]
+    facts = [[_names(s.parts), [_size(s.parts[i]) for i in range(min(16, len(s.parts)))], s.weight] for s in sources]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+
+
+def _names(parts: Sequence[str]) -> str:
+    return parts.names_digest() if isinstance(parts, PartList) else names_digest(parts)
 
 
 def _size(part: str) -> int:

@@ -1,8 +1,9 @@
 """Which lanes a process reads, and their samples in order.
 
-Sample number s of the run, counted over all devices, comes from lane s % V. From sample `start` on, device r of D takes
-the samples s = start + r + i D. V is divisible by D, so a device always draws from the same V / D lanes in turn, and a
-worker process of the device owns some of these. Who reads a lane makes no difference to what it yields.
+Group number s of the run, counted over all devices, comes from lane s % V; without buckets a group is one sample.
+From group `start` on, device r of D takes the groups s = start + r + i D. V is divisible by D, so a device always draws
+from the same V / D lanes in turn, and a worker process of the device owns some of these. Who reads a lane makes no
+difference to what it yields.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ def device_lanes(num_lanes: int, world: World, start: int = 0) -> list[int]:
 
 
 class SampleStream:
-    """Samples of some lanes in turn, without end; `states` are the lanes' positions."""
+    """Groups of samples of some lanes in turn, without end; `states` are the lanes' positions."""
 
     def __init__(self, settings: LaneSettings, lanes: Sequence[int], states: Mapping[int, LaneState]) -> None:
         _allow_open_files(len(lanes) * len(settings.sources))
         self._lanes = [Lane(settings, lane, states[lane]) for lane in lanes]
 
-    def __iter__(self) -> Iterator[tuple[Sample, Tally]]:
+    def __iter__(self) -> Iterator[tuple[list[Sample], Tally]]:
         while True:
             for lane in self._lanes:
                 yield lane.draw()

@@ -9,9 +9,13 @@ EXAMPLES = 5
 
 @dataclass
 class Tally:
-    """Samples used, and records skipped: how many for each reason, and for each up to 5 examples "file:line detail"."""
+    """Samples used, and records skipped: how many for each reason, and for each up to 5 examples "file:line detail".
+
+    repeated: samples that stand in for others to fill a batch of one size.
+    """
 
     used: int = 0
+    repeated: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -30,6 +34,7 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add what another process or an earlier time has counted."""
         self.used += other.used
+        self.repeated += other.repeated
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             examples = self.examples.setdefault(reason, [])
@@ -37,7 +42,8 @@ class Tally:
 
     def __str__(self) -> str:
         """One line a fact: the totals, then each reason with its examples, most frequent first."""
-        lines = [f"{self.used} samples used, {self.skipped} records skipped"]
+        repeated = f" ({self.repeated} of them again, to fill batches of one size)" if self.repeated else ""
+        lines = [f"{self.used} samples used{repeated}, {self.skipped} records skipped"]
         for reason, count in sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0])):
             lines += [f"  {count} {reason}, e.g."] + [f"    {example}" for example in self.examples[reason]]
         return "\n".join(lines)

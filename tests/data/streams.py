@@ -35,7 +35,7 @@ def counted_source(
     return RecordSource(name, tuple(str(part) for part in range(len(lines_per_part))), read, weight)
 
 
-def identity_sample(record: Record, seed: int) -> Sample:
+def identity_sample(record: Record, seed: int, size: tuple[int, int] = (0, 0)) -> Sample:
     """A sample whose input_ids are (part, line)."""
     part, line = record.caption.split(":")
     return Sample(np.zeros((3, 1, 1), np.uint8), np.array([int(part), int(line)]), seed)
@@ -47,9 +47,10 @@ def lane_settings(
     seed: int = 0,
     buffer_size: int = 5,
     shuffle: bool = True,
-    make_sample: Callable[[Record, int], Sample | BadRecord] = identity_sample,
+    make_sample: Callable[..., Sample | BadRecord] = identity_sample,
+    **options: Any,
 ) -> LaneSettings:
-    return LaneSettings(sources, num_lanes, seed, buffer_size, shuffle, make_sample)
+    return LaneSettings(sources, num_lanes, seed, buffer_size, shuffle, make_sample, **options)
 
 
 def all_lanes(settings: LaneSettings) -> list[Lane]:
@@ -59,7 +60,7 @@ def all_lanes(settings: LaneSettings) -> list[Lane]:
 def epoch_of(lane: Lane, epoch: int, source: int = 0) -> list[Sample]:
     """The samples of one epoch of a lane that draws from one source; the lane has not been drawn from."""
     samples = []
-    while (sample := lane.draw()[0]).cursor[3] <= epoch:
+    while (sample := lane.draw()[0][0]).cursor[3] <= epoch:
         if sample.cursor[3] == epoch:
             samples.append(sample)
     return samples

@@ -9,6 +9,7 @@ import pytest
 
 from ppsd.data import stream
 from ppsd.data.lane import Lane, LaneState
+from ppsd.data.mixing import mixed_source
 from ppsd.data.stream import SampleStream
 from ppsd.types import BadRecord, Record, Sample
 from tests.data.streams import (
@@ -34,10 +35,8 @@ def test_an_epoch_of_all_lanes_has_every_record_once(lines: list[int], epoch: in
 
 def test_records_of_an_epoch_have_their_own_seeds_and_the_next_epoch_other_ones() -> None:
     settings = lane_settings(counted_source([30, 30]), num_lanes=4)
-    seeds = [
-        sample.seed for lane in range(4) for sample in (Lane(settings, lane, LaneState()).draw()[0] for _ in range(1))
-    ]
-    runs = [s.seed for lane in all_lanes(settings) for s in (lane.draw()[0] for _ in range(60))]
+    seeds = [Lane(settings, lane, LaneState()).draw()[0][0].seed for lane in range(4)]
+    runs = [s.seed for lane in all_lanes(settings) for s in (lane.draw()[0][0] for _ in range(60))]
     assert len(set(seeds)) == 4
     assert len(set(runs)) == 240
 
@@ -46,22 +45,33 @@ def test_the_run_seed_changes_order_and_seeds() -> None:
     drawn = []
     for seed in (0, 1, 0):
         lane = Lane(lane_settings(counted_source([50]), seed=seed), 0, LaneState())
-        drawn.append([(sample.seed, *places([sample])) for sample in (lane.draw()[0] for _ in range(10))])
+        drawn.append([(sample.seed, *places([sample])) for sample in (lane.draw()[0][0] for _ in range(10))])
     assert drawn[0] == drawn[2]
     assert not set(drawn[0]) & set(drawn[1])
 
 
 @pytest.mark.parametrize(
-    ("weights", "shares"), [((3.0, 1.0, 0.0), (0.75, 0.25, 0)), ((None, None, None), (1 / 3,) * 3)]
+    ("weights", "shares"),
+    [((3.0, 1.0, 0.0), (750, 250, 0)), ((None, None, None), (1000 / 3,) * 3), ((99.95, 0.05, 0.0), (999.5, 0.5, 0))],
 )
-def test_sources_are_drawn_by_weight(weights: tuple[float | None, ...], shares: tuple[float, ...]) -> None:
+def test_sources_are_mixed_exactly(weights: tuple[float | None, ...], shares: tuple[float, ...]) -> None:
+    """Of each 1000 draws of all lanes together, and over many of them without a bias."""
     sources = [counted_source([20], name=str(i), weight=weight) for i, weight in enumerate(weights)]
     lanes = all_lanes(lane_settings(*sources, num_lanes=8))
-    drawn = np.bincount([lane.draw()[0].cursor[2] for lane in lanes for _ in range(1000)], minlength=3)
-    expected = np.array(shares) * 8000
-    assert (drawn[expected == 0] == 0).all()
-    used = expected > 0
-    assert ((drawn - expected)[used] ** 2 / expected[used]).sum() < 13.8  # chi-square, 2 degrees of freedom, p = 0.001
+    drawn = np.array([lane.draw()[0][0].cursor[2] for _ in range(1250) for lane in lanes]).reshape(10, 1000)
+    counts = np.stack([(drawn == source).sum(axis=1) for source in range(3)], axis=1)
+    assert (np.abs(counts - np.array(shares)) < 1).all()
+    assert (np.abs(counts.sum(axis=0) - 10 * np.array(shares)) < 2).all()
+
+
+def test_the_order_of_mixing_is_random() -> None:
+    sources = [counted_source([20], name=name) for name in "ab"]
+    drawn = np.array([mixed_source(sources, 5, number) for number in range(20_000)])
+    same = (drawn[1:] == drawn[:-1]).mean()
+    assert 0.48 < same < 0.52
+    assert [mixed_source(sources, seed, 0) for seed in range(9)] != [mixed_source(sources, 5, 0)] * 9
+    per_lane = drawn.reshape(-1, 8).mean(axis=0)
+    assert (np.abs(per_lane - 0.5) < 0.05).all()
 
 
 def test_the_buffer_is_shared_by_weight() -> None:
@@ -76,7 +86,7 @@ def test_the_buffer_is_shared_by_weight() -> None:
 
     sources = [counted_source([1000], name, weight, noted(name)) for name, weight in (("a", 9.0), ("b", 1.0))]
     lane = Lane(lane_settings(*sources, num_lanes=1, buffer_size=100), 0, LaneState())
-    drawn = Counter("ab"[lane.draw()[0].cursor[2]] for _ in range(50))
+    drawn = Counter("ab"[lane.draw()[0][0].cursor[2]] for _ in range(600))
     assert read == {name: drawn[name] + share for name, share in (("a", 90), ("b", 10))}
 
 
@@ -87,13 +97,21 @@ def test_shuffling_mixes_a_whole_window_and_reading_runs_one_window_ahead() -> N
         read.append(line)
         return good_line(part, line)
 
-    settings = lane_settings(counted_source([1000], line_of=line_of), num_lanes=1, buffer_size=100)
+    settings = lane_settings(counted_source([1192], line_of=line_of), num_lanes=1, buffer_size=100)
     lane = Lane(settings, 0, LaneState())
-    lines = []
+    lines = [int(lane.draw()[0][0].input_ids[1])]
+    assert len(read) == 13  # an eighth of a window and one record ahead, so that a run starts soon
+    for _ in range(191):
+        lines.append(int(lane.draw()[0][0].input_ids[1]))
+    for start, end in ((0, 12), (12, 24), (24, 48), (48, 96), (96, 192)):
+        assert sorted(lines[start:end]) == list(range(start + 1, end + 1))
+    assert lines != sorted(lines)
+    lines.clear()
+    read.clear()
     for _ in range(1000):
-        lines.append(int(lane.draw()[0].input_ids[1]))
+        lines.append(int(lane.draw()[0][0].input_ids[1]))
         assert len(read) - len(lines) <= 100
-    windows = np.array(lines).reshape(10, 100)
+    windows = np.array(lines).reshape(10, 100) - 192
     assert (np.sort(windows, axis=1) == np.arange(1, 1001).reshape(10, 100)).all()
     moved = np.abs(windows - np.arange(1, 1001).reshape(10, 100))
     assert 28 < moved.mean() < 39  # a uniform permutation of m items moves each by (m^2 - 1) / (3 m) = 33.3 on average
@@ -104,32 +122,32 @@ def test_shuffling_mixes_a_whole_window_and_reading_runs_one_window_ahead() -> N
 
 def test_without_shuffling_a_lane_keeps_the_order_of_the_file() -> None:
     lane = Lane(lane_settings(counted_source([40]), num_lanes=1, shuffle=False), 0, LaneState())
-    assert [line for _, line in places(lane.draw()[0] for _ in range(40))] == list(range(1, 41))
+    assert [line for _, line in places(lane.draw()[0][0] for _ in range(40))] == list(range(1, 41))
 
 
 def test_the_lanes_of_few_records_all_have_samples() -> None:
     settings = lane_settings(counted_source([3]), num_lanes=8)
     for lane in all_lanes(settings):
-        assert {line for _, line in places(lane.draw()[0] for _ in range(12))} <= {1, 2, 3}
+        assert {line for _, line in places(lane.draw()[0][0] for _ in range(12))} <= {1, 2, 3}
     owners = Counter(len(epoch_of(lane, 0)) for lane in all_lanes(settings))
     assert owners == {1: 3, 3: 5}  # three lanes have one record each, five borrow the whole part
 
 
 def test_a_borrowed_record_is_another_sample_than_its_owners() -> None:
     lanes = all_lanes(lane_settings(counted_source([1]), num_lanes=8))
-    assert len({lane.draw()[0].seed for lane in lanes}) == 8
+    assert len({lane.draw()[0][0].seed for lane in lanes}) == 8
 
 
 def test_what_cannot_be_decoded_is_no_sample_for_a_lane() -> None:
     """Parts 0-2 decode to nothing: their lanes borrow part 3, and only its owner counts what it skips."""
 
-    def make_sample(record: Record, seed: int) -> Sample | BadRecord:
+    def make_sample(record: Record, seed: int, size: tuple[int, int]) -> Sample | BadRecord:
         return BadRecord("corrupt image", "x") if record.caption[0] != "3" else identity_sample(record, seed)
 
     settings = lane_settings(counted_source([5, 5, 5, 5]), num_lanes=4, make_sample=make_sample)
     skipped = 0
     for lane in all_lanes(settings):
-        sample, tally = lane.draw()
+        (sample,), tally = lane.draw()
         assert sample.input_ids[0] == 3
         skipped += tally.skipped
         assert tally.counts.get("corrupt image", 0) == (0 if sample.cursor[4] == 0 else 5)
@@ -140,7 +158,7 @@ def test_what_cannot_be_decoded_is_no_sample_for_a_lane() -> None:
 def test_a_source_without_a_usable_record_is_an_error(stage: str) -> None:
     bad = BadRecord("invalid base64" if stage == "read" else "too small", "detail")
     source = counted_source([3, 4], "photos", line_of=(lambda p, line: bad) if stage == "read" else good_line)
-    settings = lane_settings(source, num_lanes=4, make_sample=lambda record, seed: bad)
+    settings = lane_settings(source, num_lanes=4, make_sample=lambda record, seed, size: bad)
     with pytest.raises(ValueError, match=r"photos: not one record of its 2 parts can be used") as error:
         Lane(settings, 0, LaneState()).draw()
     assert f"7 {bad.reason}" in str(error.value)
@@ -176,7 +194,7 @@ def _some_bad(part: int, line: int) -> Record | BadRecord:
 def test_a_state_continues_exactly_and_makes_nothing_twice(lines: list[int]) -> None:
     made: list[str] = []
 
-    def make_sample(record: Record, seed: int) -> Sample:
+    def make_sample(record: Record, seed: int, size: tuple[int, int]) -> Sample:
         made.append(record.caption)
         return identity_sample(record, seed)
 
@@ -187,13 +205,13 @@ def test_a_state_continues_exactly_and_makes_nothing_twice(lines: list[int]) -> 
         whole = [lane.draw() for _ in range(60)]
         for cut in (1, 2, 3, 7, 20, 33, 34, 35, 59):
             state = LaneState()
-            for sample, _ in whole[:cut]:
+            for (sample,), _ in whole[:cut]:
                 state.advance(sample.cursor)
             continued = Lane(settings, index, state)
             made.clear()
             rest = [continued.draw() for _ in range(60 - cut)]
             assert len(made) == 60 - cut
-            for (a, tally_a), (b, tally_b) in zip(whole[cut:], rest):
+            for ((a,), tally_a), ((b,), tally_b) in zip(whole[cut:], rest):
                 assert (a.seed, a.cursor.tolist(), tally_a.counts) == (b.seed, b.cursor.tolist(), tally_b.counts)
 
 
@@ -201,7 +219,7 @@ def test_a_part_that_lost_records_is_noticed_on_resuming() -> None:
     lane = Lane(lane_settings(counted_source([20]), num_lanes=1), 0, LaneState())
     state = LaneState()
     for _ in range(4):
-        state.advance(lane.draw()[0].cursor)
+        state.advance(lane.draw()[0][0].cursor)
     with pytest.raises(ValueError, match="fewer records than when the checkpoint was saved"):
         Lane(lane_settings(counted_source([2]), num_lanes=1), 0, state).draw()
 

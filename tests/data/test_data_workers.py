@@ -74,7 +74,7 @@ def test_a_worker_that_dies_in_the_middle_of_an_item_is_an_error() -> None:
         yield np.zeros(50_000_000, np.uint8)
 
     pool = WorkerPool([half_sent], prefetch=1)
-    assert pool._readers[0].poll(10)  # the pipe holds 64 KB of the item
+    assert pool._ends[0][0].poll(10)  # the pipe holds 64 KB of the item
     os.kill(pool._processes[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="it was killed"):
         pool.take(0)
