@@ -172,7 +172,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _check_weights(path: Path, entries: Sequence[tuple[str, str, float | None]]) -> None:
+def _check_weights(path: str, entries: Sequence[tuple[str, str, float | None]]) -> None:
     bare = [where for where, _, weight in entries if weight is None]
     if bare and len(bare) < len(entries):
         raise ValueError(f"{bare[0]}: no weight here, but other lines of the list have one; give all a weight or none")

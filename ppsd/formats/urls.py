@@ -36,3 +36,12 @@ def _beside(path: str, entry: str) -> str:
 def last_name(path: str) -> str:
     """The last component of a local path or a URL; a folder's is the same with and without a slash at its end."""
     return path.rstrip("/").rpartition("/")[2]
+
+
+def shown_url(url: str) -> str:
+    """A URL as messages may show it: without a password and without a signature in its query."""
+    if "@" not in url and "?" not in url:
+        return url
+    place = urlsplit(url)
+    host = place.netloc.rpartition("@")[2]
+    return urlunsplit((place.scheme, host, place.path, "..." if place.query else "", ""))
