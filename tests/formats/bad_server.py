@@ -17,7 +17,7 @@ class BadServer:
 
     500 ...: that status. reset, truncate, stall: half of the bytes, then so. silent: not even headers.
     ranges: whether range requests are understood; etags: whether versions are told.
-    requests: (path, first byte asked for, fault).
+    requests: (path, first byte asked for, fault). It answers as S3 would where a bucket is the first part of a path.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,8 @@ class BadServer:
             def do_GET(self) -> None:
                 outer._answer(self)
 
+            do_HEAD = do_GET
+
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up
@@ -56,7 +58,7 @@ class BadServer:
         return f"{self.url}/{name}"
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
         path = unquote(handler.path.partition("?")[0])
         with self._lock:
             fault = self.faults.pop(0) if self.faults else ""
@@ -66,24 +68,29 @@ class BadServer:
         elif fault.isdigit() or path not in self.files:
             self._refuse(handler, int(fault or 404))
         else:
-            self._send(handler, self.files[path], int(asked[1]) if asked and self.ranges else None, fault)
+            data = self.files[path]
+            end = int(asked[2]) + 1 if asked and asked[2] else len(data)
+            self._send(handler, data, (int(asked[1]), min(end, len(data))) if asked and self.ranges else None, fault)
 
     def _refuse(self, handler: BaseHTTPRequestHandler, status: int) -> None:
         handler.send_response(status)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    def _send(self, handler: BaseHTTPRequestHandler, data: bytes, start: int | None, fault: str) -> None:
-        body = data[start or 0 :]
-        handler.send_response(200 if start is None else 206)
+    def _send(self, handler: BaseHTTPRequestHandler, data: bytes, part: tuple[int, int] | None, fault: str) -> None:
+        start, end = part or (0, len(data))
+        body = data[start:end]
+        handler.send_response(206 if part else 200)
         handler.send_header("Content-Length", str(len(body)))
         if self.ranges:
             handler.send_header("Accept-Ranges", "bytes")
-        if start is not None:
-            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if part:
+            handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         if self.etags:
             handler.send_header("ETag", f'"{self.version}"')
         handler.end_headers()
+        if handler.command == "HEAD":
+            return
         handler.wfile.write(body[: len(body) // 2] if fault else body)
         handler.wfile.flush()
         if fault == "stall":
