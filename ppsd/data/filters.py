@@ -85,7 +85,7 @@ class _Values:
     @property
     def size(self) -> tuple[int, int]:
         if self._size is None:
-            size = _pixel_size(self.record, self._max_pixels)
+            size = pixel_size(self.record, self._max_pixels)
             if isinstance(size, BadRecord):
                 raise _BadHeader(size)
             self._size = size
@@ -95,7 +95,7 @@ class _Values:
         return ", ".join(describe(name, self[name]) for name in term.names)
 
 
-def _pixel_size(record: AnyRecord, max_pixels: int) -> Union[tuple[int, int], BadRecord]:
+def pixel_size(record: AnyRecord, max_pixels: int) -> Union[tuple[int, int], BadRecord]:
     """(width, height)."""
     if isinstance(record, LatentRecord):
         height, width = record.moments.shape[-2:]

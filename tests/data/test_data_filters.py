@@ -128,7 +128,7 @@ def test_header_is_read_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) 
     assert cut is not None
     assert cut.reason in (CORRUPT_IMAGE, NOT_AN_IMAGE)
     calls = []
-    monkeypatch.setattr(filters, "_pixel_size", lambda record, limit: calls.append(1) or (3, 4))
+    monkeypatch.setattr(filters, "pixel_size", lambda record, limit: calls.append(1) or (3, 4))
     assert passes("width == 3 and height == 4 and pixels == 12 and aspect_ratio < 1")
     assert calls == [1]
 
