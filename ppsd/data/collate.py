@@ -13,7 +13,12 @@ from ppsd.types import Batch, Sample
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples: seed and cursor as numpy arrays (used on the host), the rest as tensors (see Batch)."""
+    """Stack samples: seed and cursor as numpy arrays (used on the host), the rest as tensors (see Batch).
+
+    Raises ValueError for images and cached latents in one batch.
+    """
+    if len({sample.pixels.dtype for sample in samples}) > 1:
+        raise ValueError("--file_list mixes images and cached latents: cache all of it, or none")
     stacked = np.stack([sample.pixels for sample in samples])
     batch = Batch(
         input_ids=paddle.to_tensor(np.stack([sample.input_ids for sample in samples])),

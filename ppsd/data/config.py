@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from ppsd.data.captions import RULES
 from ppsd.data.decode import MAX_IMAGE_PIXELS
@@ -16,6 +17,7 @@ class StreamConfig:
 
     file_list: a `.filelist.list` or a `.filelist`; dialect: that of its parts (`laion400m`, `laion_aes`, `auto`).
     resolution: side of the square crops in pixels, divisible by 8.
+    scaled_jpeg: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (see ppsd.data.jpeg).
     buffer_size: undecoded records that a lane holds to shuffle among. All lanes of all devices together hold
     num_lanes x buffer_size of them: with 64 lanes and 50 KB images 100 are 320 MB in the whole run.
     shuffle_every_n_samples: 0 keeps the order of the files within a lane; any other number shuffles. A window of
@@ -27,12 +29,14 @@ class StreamConfig:
     caption_rule: which of a record's captions is used (see ppsd.data.captions).
     filter: which records are used (see ppsd.data.filters).
     enable_bucket ... bucket_no_upscale: aspect-ratio buckets (see ppsd.data.buckets).
+    latents: the fingerprint of cached latents, where that is what the parts are: any other part is an error.
     """
 
     file_list: str
     dialect: str = "auto"
     resolution: int = 512
     interpolation: str = "lanczos"
+    scaled_jpeg: bool = False
     center_crop: bool = False
     random_flip: bool = False
     caption_dropout_rate: float = 0.1
@@ -52,6 +56,7 @@ class StreamConfig:
     max_bucket_reso: int = 1024
     bucket_reso_steps: int = 64
     bucket_no_upscale: bool = False
+    latents: Optional[Mapping[str, Any]] = None
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:

@@ -14,6 +14,7 @@ from ppsd.data.config import StreamConfig
 from ppsd.data.filters import Filter
 from ppsd.data.window import AnyRecord
 from ppsd.formats.filelist import read_file_list
+from ppsd.formats.latents import read_latents
 from ppsd.formats.list_index import names_digest
 from ppsd.formats.part_list import PartList
 from ppsd.formats.parts import read_any
@@ -55,6 +56,8 @@ def open_sources(config: StreamConfig) -> list[RecordSource]:
             image_column=config.image_column,
             caption_column=config.caption_column,
         )
+        if config.latents is not None:
+            read = partial(read_latents, fingerprint=config.latents)
         sources.append(RecordSource(source.name, source.parts, _Filtered(read, keep) if keep else read, source.weight))
     return sources
 

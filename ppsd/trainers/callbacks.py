@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
-from ppsd.models.latents import reconstruct
+from ppsd.models.latents import decode_mean, reconstruct
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.pipeline import build_pipeline, generate
 from ppsd.trainers.checkpoint import PROMPTS
@@ -101,16 +101,18 @@ class PreviewCallback(TrainerCallback):
         self.bundle, self.ema, self.precision, self.writer = bundle, ema, precision, writer
         self.pipe = build_pipeline(bundle, prediction_type)
         self.prompts: Sequence[str] = ()
-        self.pixels: Optional[paddle.Tensor] = None
+        self.first: Optional[Mapping[str, paddle.Tensor]] = None
         self.num_inference_steps = num_inference_steps
 
-    def remember(self, args: Any, pixels: paddle.Tensor, input_ids: paddle.Tensor) -> None:
-        """The first batch: pixels uint8 [B,3,H,W] to reconstruct, its captions to draw where no prompts are given.
+    def remember(self, args: Any, inputs: Mapping[str, Any]) -> None:
+        """The first batch: its pixels or moments to reconstruct, its captions to draw where no prompts are given.
 
         `previews/prompts.txt` keeps those captions, so that a continued run draws them too.
         """
-        count = 4 if pixels.shape[-1] > 256 else 8
-        self.pixels = pixels[:count]
+        name = "moments" if "moments" in inputs else "pixels"
+        images, input_ids = inputs[name], inputs["input_ids"]
+        count = 4 if args.resolution > 256 else 8
+        self.first = {name: images[:count]}
         if args.validation_prompts:
             self.prompts = args.validation_prompts
             return
@@ -125,7 +127,7 @@ class PreviewCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = args.image_logging_steps
         due = every > 0 and (state.global_step % every == 0 or state.global_step >= state.max_steps)
-        if due and self.pixels is not None:
+        if due and self.first is not None:
             self.draw(args, state.global_step)
 
     @paddle.no_grad()
@@ -143,16 +145,27 @@ class PreviewCallback(TrainerCallback):
                 width=args.resolution,
             )
         with self.precision():
-            assert self.pixels is not None
-            kept = reconstruct(self.bundle.vae, self.pixels).transpose([0, 2, 3, 1]).numpy()
-        originals = self.pixels.transpose([0, 2, 3, 1]).numpy()
-        kept = np.concatenate([originals, (kept * 255).round().astype("uint8")])
+            kept, columns = self._kept()
         grids = {
             "previews": (folder / f"step-{step:07d}.png", image_grid(pictures, captions=self.prompts)),
-            "reconstruction": (folder / "reconstruction.png", image_grid(kept, columns=len(originals))),
+            "reconstruction": (folder / "reconstruction.png", image_grid(kept, columns=columns)),
         }
         for tag, (file, grid) in grids.items():
             save_png(file, grid)
             if self.writer() is not None:
                 self.writer().add_image(tag, grid, step, dataformats="HWC")
         logger.info("previews: %s", os.fspath(grids["previews"][0]))
+
+    def _kept(self) -> tuple[np.ndarray, int]:
+        """Pictures uint8 [N,H,W,3] and how many in a row: the first batch's, and below what the VAE keeps of them.
+
+        Of cached latents the pictures themselves are not there.
+        """
+        assert self.first is not None
+        if "moments" in self.first:
+            kept, originals = decode_mean(self.bundle.vae, self.first["moments"]), []
+        else:
+            kept = reconstruct(self.bundle.vae, self.first["pixels"])
+            originals = [self.first["pixels"].transpose([0, 2, 3, 1]).numpy()]
+        pictures = (kept.transpose([0, 2, 3, 1]).numpy() * 255).round().astype("uint8")
+        return np.concatenate([*originals, pictures]), len(pictures)

@@ -7,6 +7,8 @@ import math
 import os
 import sys
 import traceback
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -23,6 +25,7 @@ from ppsd.formats.filelist import read_file_list
 from ppsd.models.bundle import load_bundle
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
+from ppsd.trainers.cached_data import cached_fingerprint, check_cached
 from ppsd.trainers.checkpoint import choose_checkpoint, forget_run, global_step, prepare_output_dir
 from ppsd.trainers.parsing import parse_arguments
 from ppsd.trainers.step import DiffusionStep
@@ -70,6 +73,7 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
 
 def build_trainer(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:
     """Everything in memory, nothing trained yet."""
+    cached = cached_fingerprint(read_file_list(data.file_list, data.data_format), data.data_format)
     if args.fused_linear:
         ppsd.compat.use_fused_linear()
     paddle.seed(args.seed)
@@ -84,6 +88,8 @@ def build_trainer(model: ModelArguments, data: DataArguments, args: SDTrainingAr
     factor = bundle.vae_scale_factor
     if args.resolution % factor:
         raise ValueError(f"--resolution is {args.resolution}; it must be a multiple of {factor}")
+    if cached is not None:
+        check_cached(cached, bundle, model, data, args)
     bundle.unet.register_to_config(sample_size=args.resolution // factor)  # what pictures are drawn at by default
     if args.recompute:
         use_recompute(bundle, model.train_text_encoder)
@@ -96,31 +102,23 @@ def build_trainer(model: ModelArguments, data: DataArguments, args: SDTrainingAr
         bundle,
         step,
         args,
-        loader_factory(model, data, args, bundle.tokenizer),
+        loader_factory(model, data, args, bundle.tokenizer, cached),
         noise_offset=model.noise_offset,
         input_perturbation=model.input_perturbation,
         num_inference_steps=model.num_inference_steps,
+        cached=cached is not None,
     )
 
 
 def loader_factory(
-    model: ModelArguments, data: DataArguments, args: SDTrainingArguments, tokenizer: Any
+    model: ModelArguments,
+    data: DataArguments,
+    args: SDTrainingArguments,
+    tokenizer: Any,
+    cached: Optional[Mapping[str, Any]] = None,
 ) -> Callable[[Optional[list]], StreamLoader]:
-    """How the trainer gets its batches, from the start or from saved positions."""
-    config = StreamConfig(
-        file_list=data.file_list,
-        dialect=data.data_format,
-        resolution=args.resolution,
-        interpolation=data.interpolation,
-        center_crop=data.center_crop,
-        random_flip=data.random_flip,
-        caption_dropout_rate=data.caption_dropout_rate,
-        buffer_size=data.buffer_size,
-        shuffle_every_n_samples=data.shuffle_every_n_samples,
-        num_lanes=data.num_lanes,
-        num_records=data.num_records,
-        max_length=model.model_max_length,
-    )
+    """How the trainer gets its batches, from the start or from saved positions. `cached`: the latents' fingerprint."""
+    config = replace(stream_config(model, data, args), latents=cached)
 
     def make(positions: Optional[list]) -> StreamLoader:
         return StreamLoader(
@@ -134,6 +132,17 @@ def loader_factory(
         )
 
     return make
+
+
+def stream_config(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StreamConfig:
+    """What the stream is told; most of it are flags of the same name."""
+    shared = {field.name for field in fields(StreamConfig)} & {field.name for field in fields(data)}
+    return StreamConfig(
+        dialect=data.data_format,
+        resolution=args.resolution,
+        max_length=model.model_max_length,
+        **{name: getattr(data, name) for name in shared},
+    )
 
 
 def set_device(device: Optional[str]) -> None:

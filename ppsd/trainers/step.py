@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import paddle
 from paddle import nn
 
@@ -10,7 +12,7 @@ from ppsd.diffusion.objective import Objective
 from ppsd.models.bundle import Bundle
 from ppsd.models.conditioning import Conditioning
 from ppsd.models.denoiser import PlainDenoiser
-from ppsd.models.latents import encode
+from ppsd.models.latents import encode, sample
 
 
 class DiffusionStep(nn.Layer):
@@ -25,11 +27,22 @@ class DiffusionStep(nn.Layer):
         self.denoiser = PlainDenoiser(bundle.unet)
         bundle.freeze(train_text_encoder)
 
-    def forward(self, pixels: paddle.Tensor, input_ids: paddle.Tensor, draws: Draws) -> paddle.Tensor:
-        """pixels uint8 [B,3,H,W]; input_ids int64 [B,L] -> losses float32 [B]."""
+    def forward(
+        self,
+        input_ids: paddle.Tensor,
+        draws: Draws,
+        pixels: Optional[paddle.Tensor] = None,
+        moments: Optional[paddle.Tensor] = None,
+        hidden: Optional[paddle.Tensor] = None,
+    ) -> paddle.Tensor:
+        """pixels uint8 [B,3,H,W], or moments [B,8,h,w] that were cached; input_ids int64 [B,L], and hidden [B,L,D]
+        where it was cached, too -> losses float32 [B]."""
         self.vae.eval()  # data parallelism sets the mode of all sublayers
-        latents = encode(self.vae, pixels, draws.vae_noise)
-        condition = self.conditioning(input_ids)
+        if moments is None:
+            latents = encode(self.vae, pixels, draws.vae_noise)
+        else:
+            latents = sample(self.vae, moments, draws.vae_noise)
+        condition = self.conditioning(input_ids, hidden)
         return self.objective.losses(
             self.denoiser, latents, draws.noise, draws.timesteps, condition, draws.noise_for_input
         )

@@ -41,7 +41,10 @@ logger = logging.getLogger(__name__)
 
 
 class StableDiffusionTrainer(Trainer):
-    """`make_loader(positions)` gives the batches, from the start (None) or from where saved positions say."""
+    """`make_loader(positions)` gives the batches, from the start (None) or from where saved positions say.
+
+    cached: they are of latents that were checked against the bundle (ppsd.trainers.cached_data).
+    """
 
     def __init__(
         self,
@@ -53,8 +56,9 @@ class StableDiffusionTrainer(Trainer):
         noise_offset: float = 0.0,
         input_perturbation: float = 0.0,
         num_inference_steps: int = 50,
+        cached: bool = False,
     ) -> None:
-        self.bundle, self.make_loader = bundle, make_loader
+        self.bundle, self.make_loader, self.cached = bundle, make_loader, cached
         self.noise = {"noise_offset": noise_offset, "input_perturbation": input_perturbation}
         self.ema = EMA(bundle.unet, args.ema_decay) if args.use_ema else None
         self.meter = Meter()
@@ -89,18 +93,28 @@ class StableDiffusionTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> paddle.Tensor:
         """Mean over the batch, float32 []."""
-        if self.previews.pixels is None and self.args.image_logging_steps > 0 and self.is_world_process_zero():
-            self.previews.remember(self.args, inputs["pixels"], inputs["input_ids"])
-        factor = self.bundle.vae_scale_factor
-        height, width = inputs["pixels"].shape[-2:]
+        if self.previews.first is None and self.args.image_logging_steps > 0 and self.is_world_process_zero():
+            self.previews.remember(self.args, inputs)
         draws = draw(
             inputs["seed"],
-            (self.bundle.vae.config.latent_channels, height // factor, width // factor),
+            self._latent_shape(inputs),
             num_train_timesteps=self.step.objective.schedule.num_train_timesteps,
             **self.noise,
         )
-        losses = model(pixels=inputs["pixels"], input_ids=inputs["input_ids"], draws=draws)
+        if "moments" in inputs and not self.cached:
+            raise ValueError("--file_list mixes images and cached latents: cache all of it, or none")
+        given = {name: inputs[name] for name in ("pixels", "moments", "hidden") if name in inputs}
+        losses = model(input_ids=inputs["input_ids"], draws=draws, **given)
         return reduce(losses, inputs["weight"])
+
+    def _latent_shape(self, inputs: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(C,h,w)."""
+        channels = self.bundle.vae.config.latent_channels
+        if "moments" in inputs:
+            return channels, *inputs["moments"].shape[-2:]
+        factor = self.bundle.vae_scale_factor
+        height, width = inputs["pixels"].shape[-2:]
+        return channels, height // factor, width // factor
 
     optimizer: Any
 
