@@ -10,6 +10,7 @@ from typing import BinaryIO
 from ppsd.formats.atomic import PathLike
 from ppsd.formats.items import FolderItem, item_from_row
 from ppsd.formats.lines import text_lines
+from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord
 
 BAD_CSV = "invalid CSV"
@@ -20,7 +21,7 @@ def read_csv(
 ) -> Iterator[tuple[str, FolderItem | BadRecord]]:
     """The items of a CSV file, as ppsd.formats.jsonl.read_jsonl gives them. Raises ValueError without a header."""
     path = Path(path)
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         rows = _rows(file)
         _, header = next(rows, (1, BadRecord(BAD_CSV, "the file is empty")))
         if isinstance(header, BadRecord):

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
-from ppsd.formats.lines import checked_text, decode_text, parse_object
-from ppsd.types import Record
+from ppsd.formats.lines import caption_of, checked_text, decode_text, parse_object
+from ppsd.types import BadRecord, Record
 
 CAPTION_KEYS = ("caption", "text", "txt", "TEXT", "captions")
 MAX_META_BYTES = 2**20
@@ -28,6 +28,17 @@ def further_captions(row: Mapping[str, Any], keys: Sequence[str], caption: str) 
     texts = (text for value in values for text in (value if isinstance(value, list) else [value]))
     usable = (text for text in texts if isinstance(text, str) and text != caption and checked_text(text) is text)
     return tuple(dict.fromkeys(usable))
+
+
+def split_row(
+    row: Mapping[str, Any], caption_column: str | None = None
+) -> tuple[str, tuple[str, ...], dict[str, Any]] | BadRecord:
+    """Caption, further captions and meta of a row. Without a caption_column the first usual name is the caption."""
+    keys = CAPTION_KEYS if caption_column is None else (caption_column, *CAPTION_KEYS)
+    caption = caption_of(row, *(CAPTION_KEYS if caption_column is None else (caption_column,)))
+    if isinstance(caption, BadRecord):
+        return caption
+    return caption, further_captions(row, keys, caption), without(row, keys)
 
 
 def without(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -12,14 +12,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional, Union
 
 from ppsd.formats.atomic import PathLike
 from ppsd.formats.csv_rows import read_csv
+from ppsd.formats.image_bytes import read_image_file
 from ppsd.formats.items import FolderItem
 from ppsd.formats.jsonl import read_jsonl
-from ppsd.formats.lines import checked_text, decode_text, too_long
-from ppsd.types import BadRecord
+from ppsd.formats.laion import EMPTY_PART, UNREADABLE_PART
+from ppsd.formats.lines import NO_CAPTION, checked_text, decode_text, too_long
+from ppsd.formats.opening import open_input
+from ppsd.types import BadRecord, Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -28,6 +31,57 @@ UNREADABLE_CAPTION = "unreadable caption"
 
 Items = Iterator[tuple[str, "FolderItem | BadRecord"]]
 Repeats = tuple[int, Optional[str]]
+Line = tuple[int, Union[Record, BadRecord]]
+
+
+def read_folder_part(
+    path: PathLike,
+    start: int = 0,
+    *,
+    every: int = 1,
+    offset: int = 0,
+    image_column: Optional[str] = None,
+    caption_column: Optional[str] = None,
+) -> Iterator[Line]:
+    """The images of a folder with their numbers, by the contract of ppsd.formats.laion.read_part.
+
+    Repeats are spread out (see `repeated`). An image that is passed over is not opened. Columns other than the image
+    and its captions are meta, those of ppsd.formats.items.IMAGE_COLUMNS as paths.
+    """
+    number = 0
+    try:
+        items = repeated(lambda: read_image_folder(path, image_column or "file_name", caption_column or "text"))
+        for number, (where, item) in enumerate(items, start=1):
+            if number > start and (number - 1) % every == offset:
+                yield number, item if isinstance(item, BadRecord) else read_item(where, item)
+        if number == 0:
+            yield 1, BadRecord(EMPTY_PART, f"no image in {path}")
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else None
+        yield number + 1, BadRecord(UNREADABLE_PART, text or str(error))
+
+
+def read_item(where: str, item: FolderItem) -> Record | BadRecord:
+    """The record of an item, of which the image is read but not looked at."""
+    if item.caption is None:
+        return BadRecord(NO_CAPTION, where)
+    image = read_image_file(item.image)
+    return image if isinstance(image, BadRecord) else Record(image, item.caption, item.meta, item.more_captions)
+
+
+def repeated(read: Callable[[], Items]) -> Items:
+    """All items as often as their repeats say, spread out: turn n gives those with more than n repeats."""
+    turn, turns = 0, 1
+    while turn < turns:
+        for where, item in read():
+            if isinstance(item, BadRecord):
+                if turn == 0:
+                    yield where, item
+                continue
+            turns = max(turns, item.repeats)
+            if turn < item.repeats:
+                yield where, item
+        turn += 1
 
 
 def read_image_folder(path: PathLike, image_column: str = "file_name", caption_column: str = "text") -> Items:
@@ -101,7 +155,7 @@ def _with_sidecar(image: Path, names: Mapping[str, None], repeats: Repeats) -> t
 def _read_caption(path: Path) -> str | BadRecord:
     """The text of a caption file on one line."""
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             data = file.read(MAX_CAPTION_BYTES + 1)
     except OSError as error:
         return BadRecord(UNREADABLE_CAPTION, error.strerror or str(error))

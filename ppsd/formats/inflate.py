@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from contextlib import AbstractContextManager, nullcontext
+from gzip import GzipFile
+from typing import Any, BinaryIO, cast
 
 try:
     from isal import isal_zlib
@@ -72,3 +74,13 @@ def inflated_head(head: bytes, size: int) -> bytes:
         return bytes(LIBRARY.decompressobj(wbits=_GZIP_FORMAT).decompress(head, size))
     except LIBRARY.error:
         return b""
+
+
+def deflated_if(gzip: bool, file: BinaryIO) -> AbstractContextManager[BinaryIO]:
+    """A file to write into `file`, as gzip or as it is. Gzip is without its two fields that differ from run to run.
+
+    Those are file name and time. zlib packs, since what isal makes is larger and depends on the processor.
+    """
+    if not gzip:
+        return nullcontext(file)
+    return cast(BinaryIO, GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0))

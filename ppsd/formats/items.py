@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from ppsd.formats.lines import caption_of
+from ppsd.formats.extras import split_row
 from ppsd.types import BadRecord
 
 NO_IMAGE_PATH = "no image path"
@@ -18,7 +18,7 @@ IMAGE_COLUMNS = ("conditioning_image", "mask", "depth")
 
 @dataclass(frozen=True)
 class FolderItem:
-    """An image file that is there, not opened yet, and its caption: None where the folder gives none.
+    """An image file that is there, not opened yet, and its captions: None where there is none.
 
     meta holds the other columns of a row, those of IMAGE_COLUMNS as the Path of a file that is there. An item in
     a folder `10_a dog` has 10 repeats and the class token "a dog".
@@ -29,21 +29,24 @@ class FolderItem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     repeats: int = 1
     class_token: Optional[str] = None
+    more_captions: tuple[str, ...] = ()
 
 
 def item_from_row(row: Mapping[str, Any], folder: Path, image_key: str, caption_key: str) -> FolderItem | BadRecord:
     """The item that a row of metadata describes; paths in it are relative to `folder`."""
-    caption = caption_of(row, caption_key)
-    if isinstance(caption, BadRecord):
-        return caption
+    captions = split_row(row, caption_key)
+    if isinstance(captions, BadRecord):
+        return captions
+    caption, more_captions, meta = captions
     paths = {}
     for key in (image_key, *(key for key in IMAGE_COLUMNS if row.get(key) and key != image_key)):
         path = _image_path(row, key, folder)
         if isinstance(path, BadRecord):
             return path
         paths[key] = path
-    meta = {key: value for key, value in row.items() if key not in (image_key, caption_key)}
-    return FolderItem(paths.pop(image_key), caption, {**meta, **paths})
+    image = paths.pop(image_key)
+    meta.pop(image_key, None)
+    return FolderItem(image, caption, {**meta, **paths}, more_captions=more_captions)
 
 
 def _image_path(row: Mapping[str, Any], key: str, folder: Path) -> Path | BadRecord:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ppsd.formats.atomic import PathLike
 from ppsd.formats.items import FolderItem, item_from_row
 from ppsd.formats.lines import parse_object, text_lines
+from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord
 
 
@@ -20,7 +21,7 @@ def read_jsonl(
     A line that is wrong or whose image is not there is a BadRecord. Raises OSError when the file cannot be read.
     """
     path = Path(path)
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         for line_no, text in text_lines(file):
             if isinstance(text, str) and not text.strip():
                 continue

@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from gzip import GzipFile
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from ppsd.formats.atomic import PathLike, atomic_write
 from ppsd.formats.base64_bytes import decode_base64
 from ppsd.formats.extras import MAX_META_BYTES, LazyMeta, extras_json, further_captions, without
-from ppsd.formats.inflate import GZIP_MAGIC, PIECE_BYTES, CorruptGzip, inflated, pieces
+from ppsd.formats.image_bytes import EMPTY_IMAGE
+from ppsd.formats.inflate import GZIP_MAGIC, PIECE_BYTES, CorruptGzip, deflated_if, inflated, pieces
 from ppsd.formats.lines import MAX_LINE_BYTES, LineReader, caption_of, decode_text, excerpt, parse_object
 from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord, Record
@@ -30,7 +29,6 @@ EMPTY_PART = "empty part"
 TRUNCATED_GZIP = "truncated gzip"
 CORRUPT_GZIP = "corrupt gzip"
 TOO_FEW_COLUMNS = "too few columns"
-EMPTY_IMAGE = "empty image"
 
 AES_CAPTIONS = ("caption_en", "blip_caption_en")
 
@@ -168,16 +166,11 @@ def write_part(path: PathLike, records: Iterable[Record], gzip: bool = False) ->
     The bytes are a function of the records. Each run of tabs and line breaks in a caption becomes one space.
     """
     count = 0
-    with atomic_write(path) as file, _deflated(file) if gzip else nullcontext(file) as out:
+    with atomic_write(path) as file, deflated_if(gzip, file) as out:
         for record in records:
             out.write(encode_line(record))
             count += 1
     return count
-
-
-def _deflated(file: BinaryIO) -> BinaryIO:
-    """gzip without the two fields that differ from run to run: file name and time."""
-    return cast(BinaryIO, GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0))
 
 
 def encode_line(record: Record) -> bytes:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ppsd.formats.image_folder import UNREADABLE_CAPTION, read_image_folder
+from ppsd.formats import image_bytes
+from ppsd.formats.image_folder import UNREADABLE_CAPTION, read_folder_part, read_image_folder
 from ppsd.formats.items import MISSING_IMAGE, NO_IMAGE_PATH, FolderItem
 from ppsd.formats.lines import BAD_JSON, LINE_TOO_LONG, NO_CAPTION, NOT_TEXT
-from ppsd.types import BadRecord
+from ppsd.types import BadRecord, Record
 from tests.images import jpeg_bytes
 
 
@@ -72,7 +73,7 @@ def test_column_names_are_the_users(tmp_path: Path) -> None:
     make(tmp_path, **{"a.jpg": JPEG, "metadata.jsonl": json.dumps({"image": "a.jpg", "prompt": "x", "text": "y"})})
     options = {"image_column": "image", "caption_column": "prompt"}
     assert dict(read_image_folder(tmp_path, **options)) == {
-        f"{tmp_path}/metadata.jsonl:1": FolderItem(tmp_path / "a.jpg", "x", {"text": "y"})
+        f"{tmp_path}/metadata.jsonl:1": FolderItem(tmp_path / "a.jpg", "x", more_captions=("y",))
     }
 
 
@@ -202,3 +203,45 @@ def test_folder_that_is_none(tmp_path: Path, name: str) -> None:
     make(tmp_path, file="")
     with pytest.raises(NotADirectoryError, match=f"{name}: not a folder"):
         read_image_folder(tmp_path / name)
+
+
+def test_folder_as_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "2_a dog/x.jpg": JPEG,
+        "2_a dog/y.jpg": b"y",
+        "2_a dog/y.txt": "y!",
+        "a.jpg": b"a",
+        "e.jpg": b"",
+        "e.txt": "",
+    }
+    make(tmp_path, **files, **{"m/metadata.jsonl": '{"file_name": "../a.jpg", "text": ["1", "2"], "mask": "../a.jpg"}'})
+    expected = [
+        (1, BadRecord(NO_CAPTION, str(tmp_path / "a.jpg"))),
+        (2, BadRecord("empty image", str(tmp_path / "e.jpg"))),
+        (3, Record(JPEG, "a dog")),
+        (4, Record(b"y", "y!")),
+        (5, Record(b"a", "1", {"mask": tmp_path / "m/../a.jpg"}, ("2",))),
+        (6, Record(JPEG, "a dog")),
+        (7, Record(b"y", "y!")),
+    ]
+    assert list(read_folder_part(tmp_path)) == expected
+    opened = []
+    monkeypatch.setattr("ppsd.formats.image_folder.read_image_file", lambda path: opened.append(path.name) or b"?")
+    assert [n for n, _ in read_folder_part(tmp_path, 2, every=3, offset=0)] == [4, 7]
+    assert opened == ["y.jpg", "y.jpg"]
+
+
+def test_folder_part_that_cannot_be_read_is_one_bad_record(tmp_path: Path) -> None:
+    make(tmp_path, **{"a/metadata.csv": "file_name,text\n", "a/metadata.jsonl": "", "file": "", "empty/note": ""})
+    for name, reason in (("a", "unreadable part"), ("file", "unreadable part"), ("empty", "empty part")):
+        found = list(read_folder_part(tmp_path / name, 5, every=3, offset=2))
+        assert [(n, bad.reason) for n, bad in found] == [(1, reason)]
+
+
+def test_image_file_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_bytes, "MAX_IMAGE_BYTES", 10)
+    make(tmp_path, a=b"x" * 10, b=b"x" * 11)
+    assert image_bytes.read_image_file(tmp_path / "a") == b"x" * 10
+    bad = BadRecord("image file too large", f"{tmp_path / 'b'}: 11 bytes, the limit is 10")
+    assert image_bytes.read_image_file(tmp_path / "b") == bad
+    assert image_bytes.read_image_file(tmp_path / "c").reason == "unreadable image"

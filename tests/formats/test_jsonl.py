@@ -28,7 +28,7 @@ def test_coco_karpathy_rows(tmp_path: Path) -> None:
     image = tmp_path / "val2014/1.jpg"
     assert list(read_jsonl(data)) == [
         (f"{data}:1", FolderItem(image, "A woman cutting a cake. ", {"image_id": "coco_1"})),
-        (f"{data}:2", FolderItem(image, "one")),
+        (f"{data}:2", FolderItem(image, "one", more_captions=("two",))),
         (f"{data}:3", BadRecord(MISSING_IMAGE, str(tmp_path / "val2014/2.jpg"))),
         (f"{data}:4", FolderItem(image, "蛋糕")),
     ]

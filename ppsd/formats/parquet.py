@@ -1,0 +1,171 @@
+"""Parquet files with the bytes of images, as img2dataset and Hugging Face datasets write them.
+
+The image is in a column of bytes (`jpg`, `png`, `webp`, `image` ...) or of structs {bytes, path}, the caption in one
+of text or of lists of texts (`caption`, `text` ...). Other columns are the record's meta, but for those of bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
+
+from ppsd.formats.atomic import PathLike
+from ppsd.formats.extras import CAPTION_KEYS, MAX_META_BYTES, plain, split_row
+from ppsd.formats.image_bytes import check_size
+from ppsd.formats.laion import EMPTY_PART, UNREADABLE_PART
+from ppsd.formats.lines import parse_object
+from ppsd.formats.opening import open_input
+from ppsd.types import BadRecord, Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes")
+MORE_META = "meta_json"
+"""A column of JSON objects: the meta that has no column of its own (see ppsd.formats.parquet_writer)."""
+
+CORRUPT_PARQUET = "corrupt parquet"
+MISSING_COLUMN = "missing column"
+NO_IMAGE_BYTES = "no image bytes"
+BATCH_ROWS = 16
+BUFFER_BYTES = 2**20
+
+Line = tuple[int, Union[Record, BadRecord]]
+
+
+def read_parquet(
+    path: PathLike,
+    start: int = 0,
+    *,
+    every: int = 1,
+    offset: int = 0,
+    image_column: Optional[str] = None,
+    caption_column: Optional[str] = None,
+) -> Iterator[Line]:
+    """The rows of a parquet file with their numbers, by the contract of ppsd.formats.laion.read_part.
+
+    One page of the file and a few rows are held at a time. Row groups that are passed over are not read. A row group that cannot be read (on)
+    ends with one BadRecord at its last row.
+    """
+    import pyarrow as pa  # not needed for other parts, and large
+
+    last = 0
+    try:
+        with open_input(path, seekable=True) as raw:
+            for last, record in _read(raw, start, every, offset, image_column, caption_column):
+                yield last, record
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        text = error.strerror if isinstance(error, OSError) else None
+        yield last + 1, BadRecord(UNREADABLE_PART if text else CORRUPT_PARQUET, text or _one_line(error))
+
+
+def _read(
+    raw: BinaryIO, start: int, every: int, offset: int, image_column: Optional[str], caption_column: Optional[str]
+) -> Iterator[Line]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    file = ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    columns = _Columns.of(file.schema_arrow, image_column, caption_column)
+    if isinstance(columns, BadRecord) or file.metadata.num_rows == 0:
+        yield 1, columns if isinstance(columns, BadRecord) else BadRecord(EMPTY_PART, "no row in it")
+        return
+    before = 0
+    for group in range(file.metadata.num_row_groups):
+        end = before + file.metadata.row_group(group).num_rows
+        if end > start:
+            try:
+                yield from _read_group(file, group, before, columns, start, every, offset)
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                if isinstance(error, OSError) and error.strerror:  # of the file or the network, not of what is in it
+                    raise
+                yield end, BadRecord(CORRUPT_PARQUET, f"rows {before + 1} to {end}: {_one_line(error)}")
+        before = end
+
+
+def _read_group(
+    file: ParquetFile, group: int, before: int, columns: _Columns, start: int, every: int, offset: int
+) -> Iterator[Line]:
+    import pyarrow as pa
+
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns.names, use_threads=False):
+        numbers = range(before + 1, before + batch.num_rows + 1)
+        wanted = [number for number in numbers if number > start and (number - 1) % every == offset]
+        if wanted:
+            images = batch.column(columns.image)
+            indices = [number - before - 1 for number in wanted]
+            rows = batch.drop_columns([columns.image]).take(pa.array(indices)).to_pylist()
+            for number, index, row in zip(wanted, indices, rows):
+                yield number, columns.record(images[index].as_py(), row)
+        before += batch.num_rows
+
+
+class _Columns:
+    """Which columns of a file hold what."""
+
+    def __init__(self, names: list[str], image: str, caption: Optional[str]) -> None:
+        self.names = names
+        self.image = image
+        self._caption = caption
+
+    @staticmethod
+    def of(schema: pa.Schema, image_column: Optional[str], caption_column: Optional[str]) -> _Columns | BadRecord:
+        images = [field.name for field in schema if _holds_image(field.type)]
+        image = next(
+            (name for name in (IMAGE_COLUMNS if image_column is None else [image_column]) if name in images), None
+        )
+        texts = [field.name for field in schema if field.name != image and not _holds_bytes(field.type)]
+        if image is None:
+            return _missing("image", image_column or " or ".join(IMAGE_COLUMNS), schema)
+        if not any(name in texts for name in (CAPTION_KEYS if caption_column is None else [caption_column])):
+            return _missing("caption", caption_column or " or ".join(CAPTION_KEYS), schema)
+        return _Columns([image, *texts], image, caption_column)
+
+    def record(self, image: Any, row: dict[str, Any]) -> Record | BadRecord:
+        data = image.get("bytes") if isinstance(image, dict) else image
+        if data is None:
+            return BadRecord(NO_IMAGE_BYTES, f"column {self.image!r}")
+        bad = check_size(len(data), f"column {self.image!r}")
+        if bad is not None:
+            return bad
+        more = _more_meta(row.pop(MORE_META, None))
+        if isinstance(more, BadRecord):
+            return more
+        found = split_row({**plain(row), **more}, self._caption)
+        return found if isinstance(found, BadRecord) else Record(data, found[0], found[2], found[1])
+
+
+def _more_meta(text: object) -> dict[str, Any] | BadRecord:
+    if text is None:
+        return {}
+    return parse_object(str(text)[:MAX_META_BYTES])
+
+
+def _missing(what: str, names: str, schema: pa.Schema) -> BadRecord:
+    there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    return BadRecord(MISSING_COLUMN, f"no {what} column {names}; --{what}_column names another of: {there[:300]}")
+
+
+def _holds_image(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    from pyarrow import types
+
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether there are bytes anywhere in values of this type."""
+    inner = [kind.field(index).type for index in range(kind.num_fields)]
+    return _is_bytes(kind) or any(map(_holds_bytes, inner))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
