@@ -1,0 +1,93 @@
+"""A look at the data before training: a few hundred records in about two seconds, or all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ppsd.data.config import StreamConfig
+from ppsd.data.inspection.part import Setup, inspect_part, make_setup
+from ppsd.data.inspection.plan import distinct_parts, quick_jobs, read_sources
+from ppsd.data.inspection.run import empty_summary, inspect_all
+from ppsd.data.inspection.summary import Summary
+from ppsd.data.inspection.verdict import percent, problems, reasons, warnings
+from ppsd.data.source import RecordSource, open_sources
+
+MODES = ("quick", "full")
+QUICK_RECORDS = 200
+QUICK_SECONDS = 2.0
+STUBBORN_RECORDS = 2000  # how many records of a source must be unusable before a quick check gives it up
+STUBBORN_SECONDS = 10.0
+
+
+@dataclass
+class CheckResult:
+    """What a check has found; training can start."""
+
+    mode: str
+    summary: Summary
+    seconds: float
+    warnings: list[str]
+
+    def lines(self) -> list[str]:
+        """For the log: what was looked at, then what is not as it should be."""
+        summary = self.summary
+        skipped = summary.records - summary.tally.used
+        looked = f"{summary.records} records of {summary.parts} parts in {self.seconds:.1f} s"
+        why = f", {percent(skipped, summary.records)} not used ({reasons(summary.tally)})" if skipped else ""
+        return [f"{self.mode} check of the data: {looked}{why}", *self.warnings]
+
+
+def check_data(
+    config: StreamConfig, tokenizer: Any, mode: str = "quick", *, seed: int = 0, num_workers: int = 0
+) -> CheckResult:
+    """Look at the data as training will see it. quick: in this process; full: in `num_workers` others.
+
+    Raises ValueError when training cannot start: no record of a source can be used, or most of its parts cannot be
+    read; and what open_sources raises.
+    """
+    if mode not in MODES:
+        raise ValueError(f"--check_data {mode!r} is not one of {', '.join((*MODES, 'off'))}")
+    begin = time.monotonic()
+    sources = open_sources(config)
+    setup = make_setup(config, tokenizer, seed, hashes=False)
+    if mode == "quick":
+        summary = _quick(sources, setup)
+    else:
+        summary = inspect_all(sources, [distinct_parts(s.parts) for s in sources], setup, num_workers=num_workers)
+    found = problems(summary, read_sources(sources))
+    if found:
+        why = reasons(summary.tally)
+        raise ValueError(
+            f"--file_list {config.file_list}: training cannot start: {'; '.join(found)} ({why})."
+            " tools/inspect_data.py tells more; --check_data off starts all the same"
+        )
+    return CheckResult(mode, summary, time.monotonic() - begin, warnings(summary))
+
+
+def _quick(sources: Sequence[RecordSource], setup: Setup) -> Summary:
+    """Records until there are enough or it takes too long, but of each source at least a usable one, if it has any."""
+    summary, begin = empty_summary(sources), time.monotonic()
+    read = read_sources(sources)
+    for job in quick_jobs(sources, setup.seed, QUICK_RECORDS):
+        wanted = _unproven(summary, read)
+        seconds = time.monotonic() - begin
+        if summary.records >= QUICK_RECORDS or seconds > QUICK_SECONDS:
+            if not wanted or seconds > STUBBORN_SECONDS:
+                break
+            if job.source not in wanted:
+                continue
+        summary.add(inspect_part(setup, job))
+    return summary
+
+
+def _unproven(summary: Summary, read: Sequence[int]) -> list[int]:
+    """Sources that have shown no usable record, and not so many others that there is no hope."""
+    counts = [(index, summary.sources[index]) for index in read]
+    return [
+        index
+        for index, count in counts
+        if not count.used and count.records < STUBBORN_RECORDS and count.missing < STUBBORN_RECORDS // 10
+    ]

@@ -1,0 +1,255 @@
+"""Reading (some of) one part just as training would, and noting what is in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Optional, Union
+
+import numpy as np
+from PIL import Image
+
+from ppsd.data.buckets import Buckets, Size
+from ppsd.data.captions import choose_caption
+from ppsd.data.config import StreamConfig
+from ppsd.data.decode import open_image
+from ppsd.data.filters import pixel_size
+from ppsd.data.inspection.looks import NO_LOOK, difference_hash
+from ppsd.data.inspection.result import ROW, PartResult, Tile
+from ppsd.data.sample import SampleMaker
+from ppsd.data.seeds import Draw, derive_seed, uniform
+from ppsd.data.source import ReadPart
+from ppsd.data.tokens import TokenizeCaptions
+from ppsd.formats.laion import CORRUPT_GZIP, EMPTY_PART, TRUNCATED_GZIP, UNREADABLE_PART
+from ppsd.types import BadRecord, LatentRecord, Record, Sample
+
+PART_FAILURES = frozenset((UNREADABLE_PART, EMPTY_PART, TRUNCATED_GZIP, CORRUPT_GZIP))
+MAX_TOKENS = 1000  # longer captions count as this long
+TILE_SIDE = 512
+
+AnyRecord = Union[Record, LatentRecord]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all parts of an inspection have in common. tokenizer: pickled, b"" for none.
+
+    hashes: whether to find what duplicates are found by. Caption dropout is off: it says nothing about the data.
+    """
+
+    config: StreamConfig
+    tokenizer: bytes = b""
+    seed: int = 0
+    hashes: bool = True
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """The records of a part whose number n has (n - 1) % every == offset, at most `limit` of them.
+
+    tiles: how many of its samples to show. again: records of it were looked at before.
+    """
+
+    source: int
+    part: int
+    path: str
+    read: ReadPart
+    repeats: int = 1
+    every: int = 1
+    offset: int = 0
+    limit: Optional[int] = None
+    tiles: int = 0
+    again: bool = False
+
+
+def make_setup(config: StreamConfig, tokenizer: Any, seed: int, hashes: bool) -> Setup:
+    """`tokenizer`: the one of the training, or None."""
+    blob = io.BytesIO()
+    if tokenizer is not None:
+        _Pickler(blob).dump(tokenizer)
+    return Setup(replace(config, caption_dropout_rate=0.0), blob.getvalue(), seed, hashes)
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles modules, too: tokenizers of paddlenlp hold one."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (import_module, (value.__name__,)) if isinstance(value, ModuleType) else NotImplemented
+
+
+def inspect_part(setup: Setup, job: PartJob) -> PartResult:
+    """Whatever is wrong with the part or its records is counted in the result."""
+    return _inspector(setup).inspect(job)
+
+
+def part_stamp(path: str) -> Optional[list[int]]:
+    """Size in bytes and time of change in ns; None for what is not on a local disk."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+@lru_cache(maxsize=1)
+def _inspector(setup: Setup) -> _Inspector:
+    """Loading a tokenizer takes long; a worker process does it once."""
+    return _Inspector(setup)
+
+
+class _Inspector:
+    def __init__(self, setup: Setup) -> None:
+        config = setup.config
+        self._config, self._seed, self._hashes = config, setup.seed, setup.hashes
+        self._tokenizer = pickle.loads(setup.tokenizer) if setup.tokenizer else None
+        self._tokenize = TokenizeCaptions(self._tokenizer, config.max_length) if self._tokenizer else _no_tokens
+        self._count = TokenizeCaptions(self._tokenizer, MAX_TOKENS) if self._tokenizer else None
+        self._make = SampleMaker(config, self._tokenize)
+        self._buckets = _buckets(config)
+
+    def inspect(self, job: PartJob) -> PartResult:
+        result = PartResult(job.source, job.part, job.path, part_stamp(job.path), job.repeats)
+        seed = derive_seed(derive_seed(self._seed, job.source), Draw.RECORD, 0, job.part)
+        rows: list[tuple[Any, ...]] = []
+        for number, record in self._records(job, result):
+            if not isinstance(record, BadRecord):
+                result.records += 1
+                row, made = self._look_at(job, number, record, result)
+                rows.append(row)
+            else:
+                made = record
+                self._note_failure(record, result)
+            if isinstance(made, Sample):
+                result.tally.used += 1
+                self._keep_tile(job, number, record, made, result, uniform(seed, number))
+            elif not (job.again and result.failure):
+                result.tally.add(made.reason, f"{job.path}:{number}", made.detail)
+        result.rows = np.array(rows, ROW)
+        if job.limit is None or result.records < job.limit:
+            result.estimate = result.records * job.every
+        return result
+
+    def _records(self, job: PartJob, result: PartResult) -> Iterator[tuple[int, Union[AnyRecord, BadRecord]]]:
+        """The job's records; the time they take counts."""
+        records = job.read(job.path, 0, every=job.every, offset=job.offset)
+        taken = 0
+        while job.limit is None or taken < job.limit:
+            begin = time.perf_counter()
+            item = next(records, None)
+            result.seconds += time.perf_counter() - begin
+            if item is None:
+                break
+            taken += 1
+            yield item
+
+    def _note_failure(self, bad: BadRecord, result: PartResult) -> None:
+        if bad.reason in PART_FAILURES:
+            result.failure = bad.reason
+        else:
+            result.records += 1
+
+    def _look_at(
+        self, job: PartJob, number: int, record: AnyRecord, result: PartResult
+    ) -> tuple[tuple[Any, ...], Union[Sample, BadRecord]]:
+        """The record's row, and what training would make of it."""
+        seed = derive_seed(derive_seed(self._seed, job.source), Draw.RECORD, 0, job.part, number, -1)
+        size = pixel_size(record, self._config.max_image_pixels)
+        known = (0, 0) if isinstance(size, BadRecord) else size
+        begin = time.perf_counter()
+        made = self._make(record, seed, self._crop_size(known))
+        result.seconds += time.perf_counter() - begin
+        look = self._kind_and_look(record, result, isinstance(made, Sample))
+        caption = choose_caption((record.caption, *record.more_captions), self._config.caption_rule, seed)
+        data = record.moments.tobytes() if isinstance(record, LatentRecord) else record.image
+        hashes = (_hash(data), look, _hash(caption.encode("utf-8", "surrogatepass")))
+        facts = (len(data), len(caption), self._tokens(caption))
+        return (number, isinstance(made, Sample), *known, *facts, *hashes), made
+
+    def _crop_size(self, size: Size) -> Size:
+        side = self._config.resolution
+        return self._buckets.of(*size) if self._buckets and min(size) > 0 else (side, side)
+
+    def _kind_and_look(self, record: AnyRecord, result: PartResult, good: bool) -> int:
+        """Count the kind of image; the hash of its look if that is wanted."""
+        image = None if isinstance(record, LatentRecord) else open_image(record.image, self._config.max_image_pixels)
+        kind = "latents" if image is None else "unknown"
+        if isinstance(image, Image.Image):
+            kind = f"{image.format} {image.mode}"
+        result.kinds[kind] = result.kinds.get(kind, 0) + 1
+        if not (good and self._hashes and isinstance(image, Image.Image) and isinstance(record, Record)):
+            return NO_LOOK
+        return difference_hash(image, record.image)
+
+    def _tokens(self, caption: str) -> int:
+        """Tokens of the uncut caption with both ends, at most MAX_TOKENS; 0 without a tokenizer."""
+        if self._count is None or self._tokenizer is None:
+            return 0
+        try:
+            ids = self._count(caption)
+        except UnicodeEncodeError:
+            return 0
+        ends = np.flatnonzero(ids == self._tokenizer.eos_token_id)
+        return int(ends[0]) + 1 if len(ends) else MAX_TOKENS
+
+    def _keep_tile(
+        self, job: PartJob, number: int, record: Any, sample: Sample, result: PartResult, chance: float
+    ) -> None:
+        """Keep the sample for the contact sheet if it is among the job's luckiest."""
+        if not job.tiles or isinstance(record, LatentRecord):
+            return
+        if len(result.tiles) == job.tiles:
+            worst = max(result.tiles, key=lambda tile: tile.chance)
+            if worst.chance <= chance:
+                return
+            result.tiles.remove(worst)
+        caption = choose_caption((record.caption, *record.more_captions), self._config.caption_rule, sample.seed)
+        where, tokens = f"{job.path}:{number}", self._tokens(caption)
+        cut = tokens > self._config.max_length
+        result.tiles.append(Tile(_jpeg(sample.pixels), where, caption[:2000], self._kept(sample), tokens, cut, chance))
+
+    def _kept(self, sample: Sample) -> Optional[str]:
+        """What the tokens of a sample say."""
+        if self._tokenizer is None:
+            return None
+        ids = sample.input_ids.tolist()
+        ends = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
+        return str(self._tokenizer.decode([token for token in ids if token not in ends]))
+
+
+def _buckets(config: StreamConfig) -> Optional[Buckets]:
+    if not config.enable_bucket:
+        return None
+    sides = (config.min_bucket_reso, config.max_bucket_reso, config.bucket_reso_steps)
+    return Buckets(config.resolution, *sides, config.bucket_no_upscale)
+
+
+def _no_tokens(caption: str) -> np.ndarray:
+    """Ids of nothing. Raises UnicodeEncodeError for what no tokenizer takes."""
+    caption.encode()
+    return np.zeros(0, np.int64)
+
+
+def _hash(data: bytes) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _jpeg(pixels: np.ndarray) -> str:
+    """uint8 [3,H,W] -> a JPEG file in base64, made smaller only above TILE_SIDE."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    shrink = math.sqrt(max(1.0, image.width * image.height / TILE_SIDE**2))
+    if shrink > 1:
+        image = image.resize((round(image.width / shrink), round(image.height / shrink)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return base64.b64encode(buffer.getvalue()).decode()
