@@ -180,7 +180,7 @@ def test_most_records_leave_the_public_recipe_s_buffer_at_once() -> None:
 @pytest.mark.parametrize("weights", [(3.0, 1.0), (0.5, 0.3, 0.2), (1.0, 0.0, 7.0, 2.0), (None, None, None)])
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_mixing_is_exact_over_a_window(weights: tuple[float | None, ...], lanes: int) -> None:
-    """Of each 1000 consecutive draws of the run a source gets its share, rounded up or down, and in the long run its share."""
+    """Of each 1000 consecutive draws of the run a source gets its share, rounded, and in the long run its share."""
     sources = [counted_source([50], name=str(i), weight=weight) for i, weight in enumerate(weights)]
     many = lane_settings(*sources, num_lanes=lanes, seed=3)
     stream = iter(SampleStream(many, range(lanes), {lane: LaneState() for lane in range(lanes)}))
