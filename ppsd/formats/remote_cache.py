@@ -137,6 +137,7 @@ class CacheWriter:
         """Make the part appear; all of it has to be written."""
         assert self._written == self._size
         os.fsync(self._file.fileno())
+        os.utime(self._temporary, (time.time(), time.time()))  # the system's own time stamps lag some milliseconds
         os.replace(self._temporary, self._path)
         self._file.close()
         count("cached_parts")

@@ -128,6 +128,7 @@ def test_size_limit_holds_and_the_part_used_longest_ago_goes(server: BadServer, 
     cache = PartCache(str(tmp_path / "cache"), 3_500_000)
 
     def fetched(i: int) -> int:
+        time.sleep(0.01)  # file times are a few milliseconds coarse
         before = len(server.requests)
         with open_input(urls[i]) as file:
             assert cache.size() <= 3_500_000
