@@ -114,7 +114,7 @@ def _entries(path: str) -> list[tuple[str, str]]:
 
 
 def _text_lines(path: str) -> Iterator[tuple[str, str]]:
-    with open_input(path) as file:
+    with open_input(path, keep=False) as file:  # lists are edited
         line_no = 0
         while (line := read_line(file, MAX_PATH_BYTES)) != b"":
             line_no += 1

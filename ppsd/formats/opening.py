@@ -17,14 +17,15 @@ from ppsd.formats.remote_files import open_url
 from ppsd.formats.urls import url_scheme
 
 
-def open_input(path: PathLike, seekable: bool = False) -> BinaryIO:
+def open_input(path: PathLike, seekable: bool = False, keep: bool = True) -> BinaryIO:
     """A buffered binary file with `peek`; seekable: one that can be read at any place.
 
+    keep: whether what is at a URL may come from the cache and go there, when there is one.
     Raises OSError, whatever is wrong with the path or the network; failures that may pass are retried first
     (see ppsd.formats.remote_settings.configure).
     """
     name = os.fspath(path)
     scheme = url_scheme(name)
     if scheme not in (None, "file"):
-        return open_url(name, seekable)
+        return open_url(name, seekable, keep)
     return open(name[len("file://") :] if scheme else name, "rb", buffering=2**17)

@@ -98,7 +98,7 @@ def _local_file(path: str) -> BinaryIO:
     if not is_url(path):
         return open(path, "rb", buffering=0)
     copy = tempfile.TemporaryFile(prefix="ppsd-filelist-")  # noqa: SIM115  the caller's to close
-    with open_input(path) as file:
+    with open_input(path, keep=False) as file:  # lists are edited
         shutil.copyfileobj(file, copy, 2**20)
     copy.flush()
     copy.seek(0)

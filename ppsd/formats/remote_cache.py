@@ -47,14 +47,14 @@ class PartCache:
         return self._open(self._path(url, facts), time.time()) if facts.size is not None else None
 
     def begin(self, url: str, facts: Facts) -> Optional[CacheWriter]:
-        """Makes room for a part; None where its size is not known or more than there is room for."""
+        """Makes room for a part; None where its size is not known, or too large, or somebody is at it already."""
         size = facts.size
         if not size or size > self._limit:
             return None
         path = self._path(url, facts)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with self._locked():
-            if not self._make_room(size):
+            if self._in_the_making(path) or not self._make_room(size):
                 return None
             return CacheWriter(path, size)
 
@@ -98,10 +98,15 @@ class PartCache:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _make_room(self, size: int) -> bool:
-        """Delete what was used longest ago until `size` more bytes fit; False where parts in the making fill it."""
+    def _in_the_making(self, path: str) -> bool:
+        """Whether some process writes this part now. Clears away what dead ones left."""
         for left in self._scan(TEMPORARY):
             _remove_if_dead(left.path)
+        home, name = os.path.split(path)
+        return any(_list(home, TEMPORARY, name))
+
+    def _make_room(self, size: int) -> bool:
+        """Delete what was used longest ago until `size` more bytes fit; False where parts in the making fill it."""
         total = self.size() + size
         if sum(kept.size for kept in self._scan(TEMPORARY)) + size > self._limit:
             return False

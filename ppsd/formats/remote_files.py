@@ -19,10 +19,11 @@ PIECE_BYTES = 2**23
 T = TypeVar("T")
 
 
-def open_url(url: str, seekable: bool) -> BinaryIO:
-    """A buffered binary file. Raises OSError."""
+def open_url(url: str, seekable: bool, keep: bool) -> BinaryIO:
+    """See ppsd.formats.opening.open_input."""
     settings = remote_settings()
-    cache = PartCache(settings.cache_dir, int(settings.cache_gb * 1e9)) if settings.cache_dir else None
+    cached = keep and settings.cache_dir is not None
+    cache = PartCache(str(settings.cache_dir), int(settings.cache_gb * 1e9)) if cached else None
     kept = cache and _from_cache(lambda: cache.find(url, time.time() - settings.cache_check_s))
     if kept:
         return kept

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ppsd.formats import remote_cache, remote_settings
+from ppsd.formats.filelist import read_filelist
 from ppsd.formats.opening import open_input
 from ppsd.formats.remote_cache import PartCache
 from ppsd.formats.remote_settings import RemoteSettings, configure, remote_counts
@@ -236,3 +237,19 @@ def test_what_a_killed_process_left_is_not_used_and_is_cleared_away(server: BadS
     assert [name.endswith(".part") for name in kept(tmp_path / "cache")] == [True]
     assert read(url) == DATA
     assert len(server.requests) == 2
+
+
+def test_one_of_several_readers_writes(server: BadServer, tmp_path: Path) -> None:
+    url = server.add("part", DATA * 10)
+    configure(read_ahead_mb=0.25)
+    with open_input(url) as one, open_input(url) as two:
+        assert len(kept(tmp_path / "cache")) == 1
+        assert one.read() == two.read() == DATA * 10
+    assert [name.endswith(".part") for name in kept(tmp_path / "cache")] == [True]
+
+
+def test_lists_are_always_asked_for(server: BadServer, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        url = server.add("x.filelist", f"/{name}\n".encode())
+        assert read_filelist(url) == [f"/{name}"]
+    assert kept(tmp_path / "cache") == []
