@@ -1,36 +1,38 @@
-"""Bytes of an image file -> RGB image. Whatever is wrong with them is a BadRecord."""
+"""Bytes of an image file -> RGB image or pixels. Whatever is wrong with them is a BadRecord."""
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
-from typing import Union
+from typing import Callable, NamedTuple, Union
 
 import numpy as np
 from PIL import Image
 
+from ppsd.data.jpeg import jpeg_pixels
+from ppsd.data.upright import orientation_of, turned_pixels, upright_rgb
 from ppsd.types import BadRecord
 
 NOT_AN_IMAGE = "not an image"
 CORRUPT_IMAGE = "corrupt image"
 TOO_MANY_PIXELS = "too many pixels"
-UNSUPPORTED_PIXELS = "unsupported pixel format"
 
 MAX_IMAGE_PIXELS = 178_956_970  # above it Pillow refuses to open an image, too
 
 # Formats of photographs and drawings; the others that Pillow knows are documents, videos or start programs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "ICO", "TGA")
 
-_ORIENTATION_TAG = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # in the keys of chunks
+
+
+class Pixels(NamedTuple):
+    """RGB uint8 [ceil(height/denominator), ceil(width/denominator), 3] of an upright image of width x height pixels."""
+
+    array: np.ndarray
+    width: int
+    height: int
+    denominator: int = 1
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image.Image, BadRecord]:
@@ -39,14 +41,54 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image
     An image of more than `max_pixels` pixels is refused before any of them is decoded.
     """
     image = open_image(data, max_pixels)
+    return image if isinstance(image, BadRecord) else _decoded(image)
+
+
+def decode_pixels(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[np.ndarray, BadRecord]:
+    """The pixels of `decode_image` as uint8 [H,W,3], bit for bit, without Pillow's detour for plain JPEGs."""
+    pixels = decode_shrunk(data, max_pixels)
+    return pixels if isinstance(pixels, BadRecord) else pixels.array
+
+
+def decode_shrunk(
+    data: bytes, max_pixels: int = MAX_IMAGE_PIXELS, shrink: Callable[[int, int], int] = lambda width, height: 1
+) -> Union[Pixels, BadRecord]:
+    """The same, of plain JPEGs at 1/1, 1/2, 1/4 or 1/8 of their size: 1 over shrink(width, height).
+
+    A JPEG that EXIF turns is not shrunk: a pixel that is cut off at its right or lower edge would change sides.
+    """
+    image = open_image(data, max_pixels)
     if isinstance(image, BadRecord):
         return image
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless here or an error
-        try:
-            return _upright(image)
-        except Exception as error:  # noqa: BLE001  damaged pixels make Pillow's plugins raise nearly anything
-            return _corrupt(error)
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return _from_pillow(image)
+    orientation = orientation_of(image)
+    width, height = image.size
+    denominator = shrink(width, height) if orientation == 1 else 1
+    pixels = jpeg_pixels(data, width, height, denominator)
+    if pixels is None:
+        return _from_pillow(image, denominator)
+    if orientation >= 5:
+        width, height = height, width
+    return Pixels(turned_pixels(pixels, orientation), width, height, denominator)
+
+
+def upright_size(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[tuple[int, int], BadRecord]:
+    """Width and height of what `decode_image` would give, from the header; pixels that are damaged are not seen.
+
+    Only a PNG or TIFF that says it is turned is decoded: Pillow does not know before what it will make of it.
+    """
+    image = open_image(data, max_pixels)
+    if isinstance(image, BadRecord):
+        return image
+    if image.format == "PNG" and not any(mark in data for mark in _PNG_ORIENTATION_MARKS):
+        return image.size
+    if orientation_of(image) < 5:
+        return image.size
+    if image.format == "TIFF":
+        whole = decode_image(data, max_pixels)
+        return whole if isinstance(whole, BadRecord) else whole.size
+    return image.height, image.width
 
 
 def open_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image.Image, BadRecord]:
@@ -59,13 +101,14 @@ def open_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image.I
             return BadRecord(TOO_MANY_PIXELS, str(error))
         except Image.UnidentifiedImageError:
             return BadRecord(NOT_AN_IMAGE, f"{len(data)} bytes starting with {data[:8]!r}")
-        except Exception as error:  # noqa: BLE001  so do damaged headers
+        except Exception as error:  # noqa: BLE001  damaged headers make Pillow's plugins raise nearly anything
             return _corrupt(error)
     if image.width * image.height > max_pixels:
         return BadRecord(TOO_MANY_PIXELS, f"{image.width} x {image.height}, the limit is {max_pixels} pixels")
     return image
 
 
+@functools.cache
 def _known_formats() -> list[str]:
     """The formats that this Pillow can read."""
     Image.init()
@@ -78,37 +121,22 @@ def _corrupt(error: Exception) -> BadRecord:
     return BadRecord(CORRUPT_IMAGE, f"{type(error).__name__}: {error}")
 
 
-def _upright(image: Image.Image) -> Union[Image.Image, BadRecord]:
-    image.load()
-    orientation = _orientation(image)
-    rgb = _to_rgb(image)
-    if isinstance(rgb, Image.Image) and orientation in _TURNS:
-        return rgb.transpose(_TURNS[orientation])
-    return rgb
+def _decoded(image: Image.Image) -> Union[Image.Image, BadRecord]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow warns of is either harmless here or an error
+        try:
+            return upright_rgb(image)
+        except Exception as error:  # noqa: BLE001  so do damaged pixels
+            return _corrupt(error)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # noqa: BLE001  metadata that cannot be parsed does not say how the image is turned
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Union[Image.Image, BadRecord]:
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
-    if image.mode == "F":
-        return BadRecord(UNSUPPORTED_PIXELS, "floating point numbers")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_16_bits(image: Image.Image) -> Union[Image.Image, BadRecord]:
-    """Grey values of 0..65535 -> RGB of 0..255, which Pillow's own conversion would clip instead of scale."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        return BadRecord(UNSUPPORTED_PIXELS, "grey values that do not fit into 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+def _from_pillow(image: Image.Image, denominator: int = 1) -> Union[Pixels, BadRecord]:
+    width, height = image.size
+    if denominator > 1:
+        image.draft("RGB", (width // denominator, height // denominator))
+    decoded = _decoded(image)
+    if isinstance(decoded, BadRecord):
+        return decoded
+    if denominator == 1:
+        width, height = decoded.size
+    return Pixels(np.asarray(decoded), width, height, denominator)

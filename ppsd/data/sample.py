@@ -2,38 +2,95 @@
 
 from __future__ import annotations
 
-from typing import Callable, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 
-from ppsd.data.captions import drop_caption
+from ppsd.data.captions import choose_caption, drop_caption
 from ppsd.data.config import StreamConfig
-from ppsd.data.decode import decode_image
-from ppsd.data.transforms import training_crop
+from ppsd.data.decode import decode_shrunk
+from ppsd.data.filters import PIXELS_PER_LATENT
+from ppsd.data.jpeg import denominator_for
+from ppsd.data.resample import Size, check_interpolation
+from ppsd.data.transforms import scaled_size, training_crop
 from ppsd.formats.lines import NOT_TEXT
-from ppsd.types import BadRecord, Record, Sample
+from ppsd.types import BadRecord, LatentRecord, Record, Sample
+
+NO_EMPTY_HIDDEN = "no hidden state of the empty caption"
 
 
 class SampleMaker:
-    """Decode, crop and tokenise as `config` says; all chance comes from the seed given with each record."""
+    """Decode, crop and tokenise as `config` says; all chance comes from the seed given with each record.
+
+    Raises ValueError where the interpolation needs a library that is missing.
+    """
 
     def __init__(self, config: StreamConfig, tokenize: Callable[[str], np.ndarray]) -> None:
+        check_interpolation(config.interpolation)
         self._config = config
         self._tokenize = tokenize
 
-    def __call__(self, record: Record, seed: int, size: tuple[int, int] = (0, 0)) -> Union[Sample, BadRecord]:
-        """A sample, or why the record cannot be one."""
-        config = self._config
-        image = decode_image(record.image, config.max_image_pixels)
-        if isinstance(image, BadRecord):
-            return image
-        pixels = training_crop(
-            image, seed, config.resolution, config.interpolation, config.center_crop, config.random_flip
-        )
+    def __call__(
+        self, record: Union[Record, LatentRecord], seed: int, size: Optional[Size] = None
+    ) -> Union[Sample, BadRecord]:
+        """A sample, or why the record cannot be one.
+
+        size: width and height of the crop in pixels where the stream has buckets; else it is the square of
+        `config.resolution`. Latents have their size already, and come with the hidden state of their caption if they
+        have one: extras["hidden"] float32 [L,D].
+        """
+        pixels = self._pixels(record, seed, size) if isinstance(record, Record) else self._moments(record, size)
         if isinstance(pixels, BadRecord):
             return pixels
+        hidden = None if isinstance(record, Record) else record.hidden
+        caption, dropped = self._caption(record, seed, only_first=hidden is not None)
+        if hidden is not None and dropped:
+            hidden = record.meta.get("empty_hidden")
+            if hidden is None:
+                return BadRecord(NO_EMPTY_HIDDEN, "its caption was to be dropped")
         try:
-            input_ids = self._tokenize(drop_caption(record.caption, config.caption_dropout_rate, seed))
+            input_ids = self._tokenize(caption)
         except UnicodeEncodeError as error:
             return BadRecord(NOT_TEXT, str(error))
-        return Sample(pixels=pixels, input_ids=input_ids, seed=seed)
+        extras = {} if hidden is None else {"hidden": np.asarray(hidden, np.float32)}
+        return Sample(pixels=pixels, input_ids=input_ids, seed=seed, extras=extras)
+
+    def _caption(self, record: Union[Record, LatentRecord], seed: int, only_first: bool) -> tuple[str, bool]:
+        """The caption to train with, and whether the empty one has taken its place. A hidden state is of the first."""
+        captions = (record.caption,) if only_first else (record.caption, *record.more_captions)
+        chosen = choose_caption(captions, self._config.caption_rule, seed)
+        caption = drop_caption(chosen, self._config.caption_dropout_rate, seed)
+        return caption, caption != chosen
+
+    def _pixels(self, record: Record, seed: int, size: Optional[Size]) -> Union[np.ndarray, BadRecord]:
+        config = self._config
+        bucket = (size or (config.resolution, config.resolution)) if config.enable_bucket else None
+
+        def shrink(width: int, height: int) -> int:
+            if not config.scaled_jpeg:
+                return 1
+            return denominator_for(width, height, *scaled_size(width, height, config.resolution, bucket))
+
+        decoded = decode_shrunk(record.image, config.max_image_pixels, shrink)
+        if isinstance(decoded, BadRecord):
+            return decoded
+        return training_crop(
+            decoded.array,
+            seed,
+            config.resolution,
+            config.interpolation,
+            config.center_crop,
+            config.random_flip,
+            bucket=bucket,
+            image_size=(decoded.width, decoded.height),
+            denominator=decoded.denominator,
+        )
+
+    def _moments(self, record: LatentRecord, size: Optional[Size]) -> np.ndarray:
+        """Float32 [8,h,w]; of records of several buckets that share a size, the middle."""
+        moments = np.asarray(record.moments, np.float32)
+        if not self._config.enable_bucket or size is None:
+            return moments
+        (width, height), (h, w) = (side // PIXELS_PER_LATENT for side in size), moments.shape[-2:]
+        top, left = max(0, h - height) // 2, max(0, w - width) // 2
+        return moments[:, top : top + height, left : left + width]

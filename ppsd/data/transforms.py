@@ -1,28 +1,19 @@
-"""RGB image -> the square of pixels that is trained on."""
+"""Pixels of an image -> the crop of them that is trained on."""
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Any, Optional, Union
 
 import numpy as np
-from PIL import Image
 
+from ppsd.data.resample import INTERPOLATIONS, Box, Size, channels_first
 from ppsd.data.seeds import Draw, uniform
 from ppsd.types import BadRecord
 
 TOO_SMALL = "too small"
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
 
-
-def resized_size(width: int, height: int, resolution: int) -> tuple[int, int]:
+def resized_size(width: int, height: int, resolution: int) -> Size:
     """Size after the short side was made int(resolution / 0.9), so that a random crop still shows most of the image."""
     short = int(resolution / 0.9)
     if width < height:
@@ -30,37 +21,60 @@ def resized_size(width: int, height: int, resolution: int) -> tuple[int, int]:
     return int(short * width / height), short
 
 
-def resize_and_crop(
-    image: Image.Image, resolution: int, x: float = 0.5, y: float = 0.5, interpolation: str = "lanczos"
-) -> Image.Image:
-    """A resolution x resolution square of the resized image; x, y in [0, 1) say where, 0.5 is the centre.
+def covering_size(width: int, height: int, size: Size) -> Size:
+    """Size of the image scaled to cover a bucket's size: one side is the bucket's, the other is not less.
 
-    Only the pixels of the square are computed.
+    kohya's sd-scripts, library/train_util.py, BucketManager.select_bucket.
     """
-    width, height = resized_size(*image.size, resolution)
-    left, top = int(x * (width - resolution + 1)), int(y * (height - resolution + 1))
-    scale_x, scale_y = image.width / width, image.height / height
-    right, bottom = (left + resolution) * scale_x, (top + resolution) * scale_y
-    box = (left * scale_x, top * scale_y, min(right, image.width), min(bottom, image.height))
-    return image.resize((resolution, resolution), INTERPOLATIONS[interpolation], box)
+    if width / height > size[0] / size[1]:
+        return max(size[0], int(width * (size[1] / height) + 0.5)), size[1]
+    return size[0], max(size[1], int(height * (size[0] / width) + 0.5))
+
+
+def scaled_size(width: int, height: int, resolution: int, bucket: Optional[Size] = None) -> Size:
+    """Size that the image is scaled to: to cover the bucket, or for a random square."""
+    return covering_size(width, height, bucket) if bucket else resized_size(width, height, resolution)
+
+
+def crop_box(width: int, height: int, resized: Size, size: Size, x: float = 0.5, y: float = 0.5) -> Box:
+    """What a crop of the resized image shows of an image of width x height pixels: left, top, right, bottom of it.
+
+    x, y in [0, 1) say where the crop is, 0.5 is the centre.
+    """
+    left, top = int(x * (resized[0] - size[0] + 1)), int(y * (resized[1] - size[1] + 1))
+    scale_x, scale_y = width / resized[0], height / resized[1]
+    right, bottom = (left + size[0]) * scale_x, (top + size[1]) * scale_y
+    return left * scale_x, top * scale_y, min(right, width), min(bottom, height)
 
 
 def training_crop(
-    image: Image.Image,
+    image: Any,
     seed: int,
     resolution: int,
     interpolation: str = "lanczos",
     center_crop: bool = False,
     random_flip: bool = False,
+    *,
+    bucket: Optional[Size] = None,
+    image_size: Optional[Size] = None,
+    denominator: int = 1,
 ) -> Union[np.ndarray, BadRecord]:
-    """Pixels uint8 [3,resolution,resolution] of a random or the central crop; all chance comes from the sample's seed.
+    """Pixels uint8 [3,h,w] of a random or the central crop; all chance comes from the sample's seed.
 
-    An image with a side below `resolution` is a BadRecord: it would have to be enlarged.
+    image: RGB pixels [H,W,3], or what numpy can make them of. Those of an image of another `image_size` are that image
+    scaled down by `denominator`. Without a bucket's size the crop is resolution x resolution, and an image with a side
+    below `resolution` is a BadRecord: it would have to be enlarged. To cover a bucket small images are.
     """
-    if min(image.size) < resolution:
-        return BadRecord(TOO_SMALL, f"{image.width} x {image.height}, --resolution is {resolution}")
+    pixels = np.ascontiguousarray(image)
+    width, height = image_size or (pixels.shape[1], pixels.shape[0])
+    if bucket is None and min(width, height) < resolution:
+        return BadRecord(TOO_SMALL, f"{width} x {height}, --resolution is {resolution}")
+    size = bucket or (resolution, resolution)
+    resized = scaled_size(width, height, resolution, bucket)
     x, y = (0.5, 0.5) if center_crop else (uniform(seed, Draw.CROP_X), uniform(seed, Draw.CROP_Y))
-    pixels = np.asarray(resize_and_crop(image, resolution, x, y, interpolation))
+    left, top, right, bottom = crop_box(width, height, resized, size, x, y)
+    box = (left / denominator, top / denominator, right / denominator, bottom / denominator)
+    planes = channels_first(INTERPOLATIONS[interpolation](pixels, box, size))
     if random_flip and uniform(seed, Draw.FLIP) < 0.5:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return np.ascontiguousarray(planes[..., ::-1])
+    return planes

@@ -70,7 +70,10 @@ class DataArguments:
         5, "0: the records of a part keep their order. Any other value: each window of --buffer_size is shuffled whole."
     )
     shuffle_buffer_mb: float = flag(256.0, "MiB of undecoded records that the lanes of all devices hold at most.")
-    interpolation: str = flag("lanczos", "nearest, bilinear, bicubic, lanczos, box, hamming or area (fastest).")
+    interpolation: str = flag(
+        "lanczos", "nearest, bilinear, bicubic, lanczos, box, hamming, area (faster) or lanczos_simd (pip: ppsd[simd])."
+    )
+    scaled_jpeg: bool = flag(False, "Decode JPEGs of twice the size and more at a reduced scale: faster, less exact.")
     num_lanes: Optional[int] = flag(
         None, "Parallel lanes of the stream, a multiple of the devices. The order depends on it. Default: by the data."
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import random
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ppsd.data.decode import decode_image
+from ppsd.data import jpeg
+from ppsd.data.decode import decode_image, decode_pixels, decode_shrunk, upright_size
 from ppsd.types import BadRecord
 from tests.images import encode, jpeg_bytes, noise_image, photographs, png_header_bytes
 
@@ -185,3 +187,155 @@ def test_damage_never_raises(image_format: str) -> None:
         outcomes.add(result.reason if isinstance(result, BadRecord) else "image")
     assert outcomes & {"corrupt image", "not an image"}
     assert outcomes <= {"image", "corrupt image", "not an image", "too many pixels", "unsupported pixel format"}
+
+
+def the_same(data: bytes) -> bool:
+    """Whether the pixels, or what is wrong with them, are those of the image."""
+    image, pixels = decode_image(data), decode_pixels(data)
+    if isinstance(image, BadRecord) or isinstance(pixels, BadRecord):
+        return image == pixels
+    return np.array_equal(np.asarray(image), pixels)
+
+
+def jpegs() -> list[bytes]:
+    """JPEGs of odd sizes: grey and colour, all subsamplings, baseline and progressive, from photographs and noise."""
+    rng = random.Random(0)
+    photos = [decoded(data) for data in photographs().values()]
+    files = []
+    for i in range(150):
+        width, height = rng.randint(1, 150), rng.randint(1, 150)
+        photo = rng.choice(photos)
+        left, top = rng.randint(0, photo.width - width), rng.randint(0, photo.height - height)
+        image = photo.crop((left, top, left + width, top + height)) if i % 3 else noise_image(width, height, i)
+        options: dict[str, Any] = {"quality": rng.choice([5, 75, 95]), "progressive": i % 2 == 0}
+        if i % 5 == 0:
+            image = image.convert("L")
+        else:
+            options["subsampling"] = i % 3
+        if i % 11 == 0:
+            options["restart_marker_blocks"] = 3
+        files.append(encode(image, **options))
+    return files
+
+
+def test_pixels_of_jpegs_are_bit_equal_to_pillows() -> None:
+    files = [*jpegs(), *(data for name, data in photographs().items() if name.endswith(".jpg"))]
+    for data in files:
+        image = decoded(data)
+        fast = jpeg.jpeg_pixels(data, *image.size)
+        assert fast is not None
+        assert np.array_equal(fast, np.asarray(image))
+        assert the_same(data)
+
+
+def test_pixels_without_simplejpeg_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = jpegs()
+    with_it = [decode_pixels(data) for data in files]
+    halves = [decode_shrunk(data, shrink=lambda width, height: 2 if min(width, height) > 16 else 1) for data in files]
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    for data, pixels, half in zip(files, with_it, halves):
+        assert np.array_equal(decode_pixels(data), pixels)
+        without = decode_shrunk(data, shrink=lambda width, height: 2 if min(width, height) > 16 else 1)
+        assert not isinstance(without, BadRecord)
+        assert np.array_equal(without.array, half.array)  # type: ignore[union-attr]
+        assert without[1:] == half[1:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for size in ((40, 24), (33, 50)):
+        data = encode(noise_image(*size), exif=exif)
+        assert the_same(data)
+        assert jpeg.jpeg_pixels(data, *size) is not None
+        turned = decode_shrunk(data, shrink=lambda width, height: 2)
+        assert not isinstance(turned, BadRecord)
+        assert (turned.width, turned.height) == (size if orientation < 5 else size[::-1])
+        assert turned.denominator == (2 if orientation == 1 else 1)
+
+
+def test_orientation_in_xmp_is_applied_to_pixels() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    data = encode(noise_image(40, 24), xmp=xmp)
+    assert the_same(data)
+    assert upright_size(data) == decoded(data).size
+
+
+def test_unusual_jpegs_are_left_to_pillow() -> None:
+    image = noise_image(40, 24)
+    for data in (encode(image.convert("CMYK")), encode(image, "MPO", save_all=True, append_images=[image])):
+        assert the_same(data)
+    assert decode_pixels(jpeg_bytes(20, 10), max_pixels=199) == decode_image(jpeg_bytes(20, 10), max_pixels=199)
+
+
+def test_damage_is_found_as_by_pillow() -> None:
+    """Bytes, headers and ends of JPEGs are changed: no half-grey picture, and nothing refused that Pillow takes."""
+    rng = random.Random(1)
+    reasons = []
+    for i in range(400):
+        options: dict[str, Any] = {"progressive": True} if i % 3 == 0 else {"icc_profile": b"x" * 50}
+        data = bytearray(encode(noise_image(rng.randint(8, 60), rng.randint(8, 60), i), **options))
+        for _ in range(rng.randint(0, 3)):
+            data[rng.randrange(len(data) if i % 2 else min(len(data), 600))] = rng.randrange(256)
+        end = rng.randrange(len(data)) if i % 4 == 0 else len(data)
+        damaged = bytes(data[:end]) + bytes(rng.randrange(256) for _ in range(rng.choice((0, 0, 3))))
+        assert the_same(damaged)
+        image = decode_image(damaged)
+        reasons.append(image.reason if isinstance(image, BadRecord) else "image")
+    assert min(reasons.count("image"), reasons.count("corrupt image")) > 50
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.98])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_pixels_of_a_truncated_jpeg_are_corrupt(keep: float, progressive: bool) -> None:
+    data = encode(noise_image(200, 200), quality=90, progressive=progressive)
+    record = decode_pixels(data[: int(len(data) * keep)])
+    assert isinstance(record, BadRecord)
+    assert record.reason == "corrupt image"
+
+
+@pytest.mark.parametrize("denominator", [1, 2, 4, 8])
+def test_a_shrunk_jpeg_shows_the_same_picture(denominator: int) -> None:
+    image = noise_image(203, 150)
+    pixels = decode_shrunk(encode(image, quality=95), shrink=lambda width, height: denominator)
+    assert not isinstance(pixels, BadRecord)
+    assert pixels[1:] == (203, 150, denominator)
+    assert pixels.array.shape == (-(-150 // denominator), -(-203 // denominator), 3)
+    whole = denominator * (203 // denominator), denominator * (150 // denominator)
+    expected = np.asarray(image.crop((0, 0, *whole)).reduce(denominator), np.int16)
+    actual = pixels.array[: whole[1] // denominator, : whole[0] // denominator].astype(np.int16)
+    assert np.abs(actual - expected).mean() < 1.5
+
+
+def test_a_png_is_not_shrunk() -> None:
+    pixels = decode_shrunk(encode(noise_image(64, 64), "PNG"), shrink=lambda width, height: 2)
+    assert pixels[1:] == (64, 64, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "expected"),
+    [((800, 600), (100, 75), 8), ((799, 600), (100, 75), 4), ((600, 600), (301, 200), 1), ((600, 600), (300, 300), 2)],
+)
+def test_the_smallest_scale_that_is_large_enough(size: Any, least: Any, expected: int) -> None:
+    assert jpeg.denominator_for(*size, *least) == expected
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "MPO"])
+def test_the_size_is_known_from_the_header(orientation: int | None, image_format: str) -> None:
+    options: dict[str, Any] = {}
+    if orientation is not None and image_format not in ("GIF", "BMP"):
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = orientation
+    data = encode(noise_image(40, 24), image_format, **options)
+    assert upright_size(data) == decoded(data).size
+
+
+def test_the_size_of_what_is_no_image() -> None:
+    assert upright_size(b"just a text file").reason == "not an image"  # type: ignore[union-attr]
+    assert upright_size(png_header_bytes(60000, 60000)).reason == "too many pixels"  # type: ignore[union-attr]
+    assert upright_size(png_header_bytes(300, 200)) == (300, 200)
+    data = jpeg_bytes(90, 50)
+    assert upright_size(data[: len(data) // 2]) == (90, 50)
+    assert upright_size(data, max_pixels=4499) == decode_image(data, max_pixels=4499)

