@@ -19,8 +19,8 @@ STALLS = 10  # so many of RemoteSettings.stall_s without any sign: the protocol'
 class ReadAhead:
     """Pieces that a thread downloads while others are used; for one reader. Raises what the download raises."""
 
-    _open: int = 0
     _lock = threading.RLock()  # a destructor may close, too
+    _open = _held_by_all = 0
 
     def __init__(self, url: str, download: KeptDownload) -> None:
         self._url, self._download = url, download
@@ -30,7 +30,7 @@ class ReadAhead:
         self._closed = self._ended = False
         self._error: Optional[BaseException] = None
         self._changed = threading.Condition()
-        _count_open(1)
+        _add(streams=1)
         threading.Thread(target=self._run, name=f"read {shown_url(url)}", daemon=True).start()
 
     def take(self, max_bytes: int) -> memoryview:
@@ -48,7 +48,7 @@ class ReadAhead:
                 self._pieces[0] = rest
             else:
                 self._pieces.popleft()
-            self._held -= len(data)
+            self._hold(-len(data))
             self._changed.notify_all()
             return data
 
@@ -59,8 +59,9 @@ class ReadAhead:
         with self._changed:
             self._closed = True
             self._pieces.clear()
+            self._hold(-self._held)
             self._changed.notify_all()
-        _count_open(-1)
+        _add(streams=-1)
         if not self._download.worth_finishing(MAX_BYTES):
             self._download.cancel()
 
@@ -82,19 +83,30 @@ class ReadAhead:
     def _put(self, data: bytes) -> bool:
         """Wait until there is room; False when nobody reads any more."""
         with self._changed:
-            while self._held >= self._share() and not self._closed:
+            while self._full() and not self._closed:
                 if not self._changed.wait(self._settings.idle_s):
                     self._download.rest()
             if not self._closed:
                 self._pieces.append(memoryview(data))
-                self._held += len(data)
+                self._hold(len(data))
                 self._changed.notify_all()
             return not self._closed
 
+    def _full(self) -> bool:
+        """Whether the reader has enough to go on with. What others hold does not count as long as it has nothing."""
+        return self._held > 0 and (self._held >= self._share() or ReadAhead._held_by_all >= self._budget())
+
     def _share(self) -> int:
         """Bytes that this part may read ahead now."""
-        share = int(self._settings.read_ahead_mb * 2**20) // max(1, ReadAhead._open)
-        return min(max(share, MIN_BYTES), 2 * MAX_BYTES)
+        return min(max(self._budget() // max(1, ReadAhead._open), MIN_BYTES), 2 * MAX_BYTES)
+
+    def _budget(self) -> int:
+        """Bytes for all parts of this process."""
+        return int(self._settings.read_ahead_mb * 2**20)
+
+    def _hold(self, change: int) -> None:
+        self._held += change
+        _add(held=change)
 
     def _check_alive(self) -> None:
         silence = time.monotonic() - self._download.last_sign
@@ -102,13 +114,14 @@ class ReadAhead:
             raise OSError(f"{shown_url(self._url)}: gave up after {silence:.0f} s without an answer of any kind")
 
 
-def _count_open(change: int) -> None:
+def _add(streams: int = 0, held: int = 0) -> None:
     with ReadAhead._lock:
-        ReadAhead._open += change
+        ReadAhead._open += streams
+        ReadAhead._held_by_all += held
 
 
 def _start_anew() -> None:
-    ReadAhead._open, ReadAhead._lock = 0, threading.RLock()
+    ReadAhead._lock, ReadAhead._open, ReadAhead._held_by_all = threading.RLock(), 0, 0
 
 
 os.register_at_fork(after_in_child=_start_anew)

@@ -21,6 +21,7 @@ from ppsd.formats.remote_settings import count
 from ppsd.formats.remote_sources import Facts
 
 PART, TEMPORARY = ".part", ".tmp"
+SYNC_BYTES = 2**25
 
 
 class _Kept(NamedTuple):
@@ -136,7 +137,9 @@ class CacheWriter:
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
-        self._written += len(data)
+        before, self._written = self._written, self._written + len(data)
+        if self._written // SYNC_BYTES > before // SYNC_BYTES:
+            os.fsync(self._file.fileno())  # else the end of the part would wait for all of it
 
     def commit(self) -> None:
         """Make the part appear; all of it has to be written."""

@@ -18,7 +18,8 @@ class RemoteSettings:
     """cache_dir: keeps whole parts, at most cache_gb (10^9 bytes) of them; None: parts are not kept.
 
     cache_check_s: a kept part is compared with that on the server when this was not done for so many seconds.
-    read_ahead_mb: MiB that a process reads ahead over all its open parts, at least a quarter each.
+    read_ahead_mb: MiB that a process reads ahead over all its open parts; each may hold one piece more, a quarter at
+    least.
     retries: failures in a row before a part is given up; the pause before the next attempt doubles from backoff_s to
     max_backoff_s, give or take a half. stall_s: seconds without a byte that count as a failure.
     idle_s: a connection whose reader is busy for so many seconds is closed, and opened again where it stopped.

@@ -134,6 +134,19 @@ def test_reading_ahead_is_bounded_and_an_idle_connection_is_given_up(server: Bad
     assert "retries" not in remote_counts()
 
 
+def test_all_open_parts_together_read_ahead_within_one_limit(server: BadServer) -> None:
+    configure(read_ahead_mb=4)
+    urls = [server.add(f"part-{i}", DATA * 3) for i in range(12)]
+    files = [open_input(url) for url in urls]
+    for file in files:
+        assert file.read(1) == DATA[:1]
+    time.sleep(0.3)
+    assert remote_counts()["bytes"] < (4 + 12 * 0.5 + 1) * 2**20  # a piece held, and one on its way, for each
+    for file in files:
+        with file:
+            assert file.read() == (DATA * 3)[1:]
+
+
 def test_closing_ends_the_thread_at_once(server: BadServer) -> None:
     configure(stall_s=20)
     server.faults = ["stall"]
