@@ -2,7 +2,8 @@
 
 INPUT is a jsonl file with one {"caption": ..., "image": "path/from/the/file's/folder.jpg"} a line, or an image folder:
 metadata.jsonl or metadata.csv beside the images, or captions in IMAGE.txt or IMAGE.caption; the images of a subfolder
-named like "10_a dog" count 10 times. It may be of any size. Image files are packed byte for byte. Writes
+named like "10_a dog" count 10 times. It may be of any size. Image files are packed byte for byte; a list of captions
+is kept whole. Writes
 
     OUTPUT/laion400m_format_data/part-000001[.gz] ...
     OUTPUT/filelist/NAME.filelist        the parts
@@ -16,34 +17,17 @@ is skipped, counted and shown by reason. The exit code is 1 when nothing could b
 from __future__ import annotations
 
 import argparse
-import difflib
-import io
-import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, NoReturn, Union
 
 from tqdm import tqdm
 
-from ppsd.data.jobs import WorkerDied
-from ppsd.data.packing import Items, Packed, pack
-from ppsd.formats.image_folder import read_image_folder
-from ppsd.formats.items import FolderItem
+from ppsd.data.command_line import Parser, available_cpus, failed, natural, positive, report, run_tool
+from ppsd.data.packing import Items, pack
+from ppsd.formats.image_folder import read_image_folder, repeated
 from ppsd.formats.jsonl import read_jsonl
 from ppsd.formats.layout import Layout, check_name
-from ppsd.types import BadRecord
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].partition("=")[0]
-        near = difflib.get_close_matches(unknown, self._option_string_actions, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        self.exit(2, f"{self.prog}: error: {message}{hint} (--help lists the flags)\n")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,25 +46,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num_workers", type=natural, default=available_cpus(), help=workers)
     add("--disable_tqdm", action="store_true", help="No progress bar.")
     return parser.parse_args(argv)
-
-
-def natural(text: str) -> int:
-    """An integer >= 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 0")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """An integer >= 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
-    return int(text)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_input(args: argparse.Namespace) -> tuple[Items, int | None]:
@@ -103,21 +68,6 @@ def count_lines(path: Path) -> int:
     return count if block.endswith(b"\n") else count + 1
 
 
-def repeated(read: Callable[[], Items]) -> Iterator[tuple[str, Union[FolderItem, BadRecord]]]:
-    """All items as often as their repeats say, spread out: turn n gives those with more than n repeats."""
-    turn, turns = 0, 1
-    while turn < turns:
-        for where, item in read():
-            if isinstance(item, BadRecord):
-                if turn == 0:
-                    yield where, item
-                continue
-            turns = max(turns, item.repeats)
-            if turn < item.repeats:
-                yield where, item
-        turn += 1
-
-
 def run(args: argparse.Namespace) -> int:
     """Pack the input and print what came of it; returns the exit code."""
     check_name(args.output_name)
@@ -134,47 +84,14 @@ def run(args: argparse.Namespace) -> int:
             num_workers=args.num_workers,
             on_part=bar.update,
         )
-    return report(packed, layout, time.monotonic() - begin)
-
-
-def report(packed: Packed, layout: Layout, seconds: float) -> int:
-    """Print what was packed and what was not; returns the exit code."""
-    if packed.tally.skipped or not packed.parts:
-        print(packed.tally)
+    print(report(packed, layout, time.monotonic() - begin))
     if not packed.parts:
-        return failed(f"nothing was written: no usable image with a caption in the input ({layout.root})")
-    size = f"{packed.num_bytes / 1e6:.1f} MB"
-    print(f"{packed.tally.used} records in {len(packed.parts)} parts, {size}, in {seconds:.1f} s")
-    unlisted = layout.unlisted_parts(packed.parts)
-    if unlisted:
-        print(f"Left from an earlier run and not in the list: {len(unlisted)} parts, e.g. {unlisted[0]}")
-    print(f"File list: {layout.file_list}")
+        return failed(__file__, f"nothing was written: no usable image with a caption in the input ({layout.root})")
     return 0
 
 
-def failed(message: str) -> int:
-    print(f"create_pretraining_data.py: error: {message}", file=sys.stderr)
-    return 1
-
-
-def describe(error: Exception) -> str:
-    """One line about an error, with the file it is about."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split("\n"))
-
-
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # captions and paths may hold anything
-    try:
-        return run(args)
-    except (OSError, ValueError, WorkerDied) as error:
-        return failed(describe(error))
-    except KeyboardInterrupt:
-        return failed("interrupted")
+    return run_tool(__file__, run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ The bytes of a part depend on its images, captions and place in the input alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,16 +14,17 @@ from typing import Callable, Union
 from ppsd.data.decode import open_image
 from ppsd.data.jobs import WorkerDied, run_jobs
 from ppsd.data.tally import Tally
+from ppsd.formats.extras import MAX_META_BYTES, extras_json
+from ppsd.formats.image_bytes import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
+from ppsd.formats.image_bytes import check_size, read_image_file
 from ppsd.formats.items import FolderItem
-from ppsd.formats.laion import EMPTY_IMAGE, write_part
+from ppsd.formats.laion import write_part
 from ppsd.formats.layout import Layout
 from ppsd.formats.lines import NO_CAPTION
 from ppsd.types import BadRecord, Record
 
-UNREADABLE_IMAGE = "unreadable image"
-IMAGE_TOO_LARGE = "image file too large"
 CAPTION_TOO_LONG = "caption too long"
-MAX_IMAGE_BYTES = 47 * 2**20  # with the longest caption, base64 of it just fits into a line of ppsd.formats.lines
+META_TOO_LONG = "meta too long"
 MAX_CAPTION_BYTES = 2**20
 
 Items = Iterable[tuple[str, Union[FolderItem, BadRecord]]]
@@ -121,33 +121,45 @@ def pack_part(job: Job) -> tuple[int, Packed]:
 
 
 def _records(items: Iterable[tuple[str, FolderItem]], tally: Tally) -> Iterator[Record]:
+    for _, record in item_records(items, tally):
+        yield Record(record.image, record.caption, {}, record.more_captions)
+
+
+def item_records(items: Iterable[tuple[str, FolderItem]], tally: Tally) -> Iterator[tuple[str, Record]]:
+    """The records of the items that can be used; the others are counted."""
     for where, item in items:
         record = _record(item)
         if isinstance(record, BadRecord):
             tally.add(record.reason, where, record.detail)
         else:
-            yield record
+            yield where, record
 
 
 def _record(item: FolderItem) -> Record | BadRecord:
     assert item.caption is not None
-    size = len(item.caption.encode("utf-8"))
+    bad = check_caption(item.caption)
+    image = bad or read_image_file(item.image)
+    if isinstance(image, BadRecord):
+        return image
+    record = Record(image, item.caption, item.meta, item.more_captions)
+    bad = check_record(record)
+    return BadRecord(bad.reason, f"{item.image}: {bad.detail}") if bad else record
+
+
+def check_caption(caption: str) -> BadRecord | None:
+    """None for a caption that a part can hold."""
+    size = len(caption.encode("utf-8"))
     if size > MAX_CAPTION_BYTES:
         return BadRecord(CAPTION_TOO_LONG, f"{size} bytes, the limit is {MAX_CAPTION_BYTES}")
-    image = read_image(item.image)
-    return image if isinstance(image, BadRecord) else Record(image, item.caption)
+    return None
 
 
-def read_image(path: Path) -> bytes | BadRecord:
-    """The bytes of an image file, of which the header has been looked at."""
-    try:
-        size = os.stat(path).st_size
-        if size > MAX_IMAGE_BYTES:
-            return BadRecord(IMAGE_TOO_LARGE, f"{path}: {size} bytes, the limit is {MAX_IMAGE_BYTES}")
-        data = path.read_bytes()
-    except OSError as error:
-        return BadRecord(UNREADABLE_IMAGE, f"{path}: {error.strerror or error}")
-    if not data:
-        return BadRecord(EMPTY_IMAGE, str(path))
-    image = open_image(data)
-    return BadRecord(image.reason, f"{path}: {image.detail}") if isinstance(image, BadRecord) else data
+def check_record(record: Record) -> BadRecord | None:
+    """None for a record that every format can hold, and of whose image the header can be read."""
+    bad = check_size(len(record.image), "the image") or check_caption(record.caption)
+    if bad is None and (record.meta or record.more_captions):
+        size = len(extras_json(record).encode())
+        if size >= MAX_META_BYTES:
+            bad = BadRecord(META_TOO_LONG, f"{size} bytes with further captions, the limit is {MAX_META_BYTES}")
+    image = bad or open_image(record.image)
+    return image if isinstance(image, BadRecord) else None

@@ -16,7 +16,7 @@ from ppsd.formats.lines import caption_of, checked_text, decode_text, parse_obje
 from ppsd.types import BadRecord, Record
 
 CAPTION_KEYS = ("caption", "text", "txt", "TEXT", "captions")
-MAX_META_BYTES = 2**20
+MAX_META_BYTES = 2**18
 MAX_COLUMN_BYTES = 1024
 MAX_COLUMNS = 32
 _NAMES_CAPTIONS = re.compile(rb'"(?:captions?|text|txt|TEXT)"\s*:')

@@ -44,8 +44,8 @@ def read_image_file(path: Path) -> bytes | BadRecord:
     """The bytes of an image file, which nobody has looked at."""
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-            size = len(data) if len(data) <= MAX_IMAGE_BYTES else file.seek(0, os.SEEK_END)
+            size = os.fstat(file.fileno()).st_size
+            data = file.read() if size <= MAX_IMAGE_BYTES else b""
     except OSError as error:
         return BadRecord(UNREADABLE_IMAGE, f"{path}: {error.strerror or error}")
-    return check_size(size, path) or data
+    return check_size(len(data) or size, path) or data

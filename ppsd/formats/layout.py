@@ -1,12 +1,13 @@
 """The folder that data preparation writes and pretraining reads.
 
-OUT/laion400m_format_data/part-000001[.gz], OUT/filelist/NAME.filelist and OUT/filelist/NAME.filelist.list.
+OUT/FORMAT_format_data/part-000001[.gz], OUT/filelist/NAME.filelist and OUT/filelist/NAME.filelist.list.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,16 @@ from ppsd.formats.filelist import (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of the data set `name` below `root` are."""
+    """Where the files of the data set `name` below `root` are. `suffix` ends the names of its parts."""
 
     root: Path
     name: str
+    data_format: str = "laion400m"
+    suffix: str = ""
 
     @property
     def parts_folder(self) -> Path:
-        return self.root / "laion400m_format_data"
+        return self.root / f"{self.data_format}_format_data"
 
     @property
     def filelist(self) -> Path:
@@ -42,7 +45,11 @@ class Layout:
 
     def part(self, number: int, gzip: bool) -> Path:
         """Part files are numbered from 1."""
-        return self.parts_folder / f"part-{number:06d}{'.gz' if gzip else ''}"
+        return self.parts_folder / f"part-{number:06d}{self.suffix}{'.gz' if gzip else ''}"
+
+    def staged(self, job: int, number: int) -> Path:
+        """Where a part is written before it is known which part it is."""
+        return self.parts_folder / f".part-{job:06d}-{number:06d}.tmp"
 
     def prepare(self) -> None:
         """Make the folders and remove the temporary files of a run that was killed.
@@ -62,8 +69,8 @@ class Layout:
 
     def remove_temporaries(self) -> None:
         """Remove what a process that was killed had begun to write."""
-        for temporary in self.parts_folder.glob(".part-*.tmp"):
-            temporary.unlink()
+        for temporary in [*self.parts_folder.glob(".part-*.tmp"), *self.parts_folder.glob("..part-*.tmp")]:
+            remove_part(temporary)
 
     def _names_parts_here(self, filelist: Path) -> bool:
         if filelist.stat().st_size == 0:
@@ -79,8 +86,17 @@ class Layout:
 
     def unlisted_parts(self, parts: Sequence[Path]) -> list[Path]:
         """Part files in the folder that are not among `parts`: those of an earlier run."""
-        there = [path for path in self.parts_folder.iterdir() if re.fullmatch(r"part-\d{6,}(\.gz)?", path.name)]
+        pattern = rf"part-\d{{6,}}{re.escape(self.suffix)}(\.gz)?"
+        there = [path for path in self.parts_folder.iterdir() if re.fullmatch(pattern, path.name)]
         return sorted(set(there) - set(parts))
+
+
+def remove_part(path: Path) -> None:
+    """Remove a part, be it a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_name(name: str) -> None:

@@ -45,8 +45,8 @@ def read_parquet(
 ) -> Iterator[Line]:
     """The rows of a parquet file with their numbers, by the contract of ppsd.formats.laion.read_part.
 
-    One page of the file and a few rows are held at a time. Row groups that are passed over are not read. A row group that cannot be read (on)
-    ends with one BadRecord at its last row.
+    One page of the file and a few rows are held at a time. Row groups that are passed over are not read. A row group
+    that cannot be read (on) ends with one BadRecord at its last row.
     """
     import pyarrow as pa  # not needed for other parts, and large
 

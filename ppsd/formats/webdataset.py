@@ -182,17 +182,18 @@ class _Example:
         return BadRecord(reason, f"{excerpt(self._key)} has {', '.join(sorted(self._files)) or 'nothing that is read'}")
 
 
-def write_tar(path: PathLike, records: Iterable[Record], gzip: bool = False, prefix: str = "") -> int:
+def write_tar(path: PathLike, records: Iterable[Record], gzip: bool = False, prefix: str = "", first: int = 1) -> int:
     """Write a tar, whole or not at all; returns the number of records. The bytes are a function of the arguments.
 
-    The example's key is `prefix` and a number of 6 digits from 1; the JSON is there when the record has meta or further
-    captions.
+    The example's key is `prefix` and a number of 6 digits, from `first` on. There is JSON where the record has meta or
+    further captions.
     """
     count = 0
     with atomic_write(path) as file, deflated_if(gzip, file) as out, _archive(out) as tar:
         for count, record in enumerate(records, start=1):
+            key = f"{prefix}{first + count - 1:06d}"
             for extension, data in _files_of(record):
-                info = tarfile.TarInfo(f"{prefix}{count:06d}.{extension}")
+                info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     return count
