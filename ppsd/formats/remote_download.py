@@ -9,8 +9,9 @@ import time
 from typing import Optional, cast
 
 from ppsd.formats.remote_cache import CacheWriter
+from ppsd.formats.remote_errors import final_error, is_permanent
 from ppsd.formats.remote_settings import cache_failed, count, remote_settings
-from ppsd.formats.remote_sources import Facts, Source, final_error, is_permanent, open_source
+from ppsd.formats.remote_sources import Facts, Source, open_source
 from ppsd.formats.urls import shown_url
 
 logger = logging.getLogger(__name__)

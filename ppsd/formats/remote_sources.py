@@ -1,26 +1,21 @@
 """One attempt at reading what is at a URL, from some byte on. Whatever goes wrong is raised as it comes.
 
 Everything but HTTP is read in blocks through fsspec. HTTP is streamed, because a server may not know ranges.
-fsspec's asynchronous file systems do not survive a fork: each process makes its own.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
-import threading
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
-import fsspec
-from fsspec.asyn import reset_lock, sync
+from fsspec.asyn import sync
 
+from ppsd.formats.remote_filesystems import as_s3, filesystem_of
 from ppsd.formats.remote_settings import RemoteSettings, count
 from ppsd.formats.urls import shown_url, url_scheme
 
 TRANSIENT_STATUS = (408, 425, 429)
-NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound")
 _TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "modified", "created")
 
 
@@ -49,7 +44,7 @@ class Source(Protocol):
 def open_source(url: str, start: int, settings: RemoteSettings) -> Source:
     count("connections")
     scheme = url_scheme(url)
-    files = _filesystem(url, settings)
+    files = filesystem_of(url, settings)
     return HttpSource(files, url, start, settings) if scheme in ("http", "https") else BlockSource(files, url, start)
 
 
@@ -60,7 +55,7 @@ class BlockSource:
     one_version = False
 
     def __init__(self, files: Any, url: str, start: int) -> None:
-        self._files, self._path, self.start = files, files._strip_protocol(_known(url)), start
+        self._files, self._path, self.start = files, files._strip_protocol(as_s3(url)), start
         info = files.info(self._path)
         if info["type"] == "directory":
             raise IsADirectoryError(f"{shown_url(url)}: is a folder")
@@ -140,14 +135,6 @@ async def _read_some(content: Any, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-async def _http_client(**kwargs: Any) -> Any:
-    import aiohttp
-
-    # every lane may hold a connection; a limit would make them wait for one another
-    kwargs.setdefault("connector", aiohttp.TCPConnector(limit=0))
-    return aiohttp.ClientSession(**{**kwargs, "auto_decompress": False})
-
-
 def _raise_for_status(url: str, status: int, reason: str) -> None:
     answer = f"the server answered {status} {reason}"
     if status in (404, 410):
@@ -158,82 +145,3 @@ def _raise_for_status(url: str, status: int, reason: str) -> None:
         raise ConnectionError(answer)
     if status not in (200, 206):
         raise ValueError(answer)
-
-
-def is_permanent(error: BaseException) -> bool:
-    """Whether trying again is no use."""
-    wrong = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError)
-    return isinstance(error, (*wrong, ssl.CertificateError)) or type(error).__name__ in NO_CREDENTIALS
-
-
-def final_error(url: str, error: BaseException, attempts: int, position: int) -> OSError:
-    """What the reader of a part is told."""
-    name = shown_url(url)
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"{name}: not found")
-    if isinstance(error, ImportError):
-        extra = ' (pip install "ppsd[s3]")' if url_scheme(url) in ("s3", "s3a", "bos") else ""
-        return OSError(f"{name}: a package for {url_scheme(url)}:// is not installed{extra}: {error}")
-    if type(error).__name__ in NO_CREDENTIALS:
-        return PermissionError(f"{name}: no credentials: {error}; they are those of fsspec and boto (AWS_*, FSSPEC_*)")
-    if is_permanent(error):
-        kind = PermissionError if isinstance(error, PermissionError) else OSError
-        return kind(f"{name}: {error}")
-    tries = f"{attempts} attempt{'s' * (attempts > 1)}"
-    return OSError(f"{name}: gave up after {tries} at byte {position}: {type(error).__name__}: {error}")
-
-
-_filesystems: dict[Any, Any] = {}
-_of_parent: list[Any] = []
-_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    """The thread of fsspec's event loop stayed with the parent; the connections are the parent's, not ours to close."""
-    global _lock
-    _of_parent.extend(_filesystems.values())
-    _filesystems.clear()
-    _lock = threading.Lock()
-    reset_lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def _known(url: str) -> str:
-    """BOS speaks S3."""
-    return "s3" + url[3:] if url_scheme(url) == "bos" else url
-
-
-def _filesystem(url: str, settings: RemoteSettings) -> Any:
-    """fsspec's own cache of file systems makes one a thread, and keeps them all."""
-    kind = fsspec.get_filesystem_class(url_scheme(_known(url)))
-    options = {**kind._get_kwargs_from_urls(_known(url)), **_bos_options(url)}
-    key = (url_scheme(url), settings, tuple(sorted((name, str(value)) for name, value in options.items())))
-    with _lock:
-        if key not in _filesystems:
-            _filesystems[key] = _new_filesystem(kind, options, settings)
-        return _filesystems[key]
-
-
-def _bos_options(url: str) -> dict[str, Any]:
-    """fsspec's configuration of bos (FSSPEC_BOS_ENDPOINT_URL, _KEY, _SECRET): S3's file system looks up that of s3."""
-    if url_scheme(url) != "bos":
-        return {}
-    options = dict(fsspec.config.conf.get("bos", {}))
-    if not any([options.get("endpoint_url"), os.getenv("AWS_ENDPOINT_URL_S3"), os.getenv("AWS_ENDPOINT_URL")]):
-        raise ValueError("no endpoint for bos://: set FSSPEC_BOS_ENDPOINT_URL, e.g. to https://s3.bj.bcebos.com")
-    return options
-
-
-def _new_filesystem(kind: Any, options: dict[str, Any], settings: RemoteSettings) -> Any:
-    protocols = kind.protocol if isinstance(kind.protocol, tuple) else (kind.protocol,)
-    if "http" in protocols:
-        options = {"get_client": _http_client, **options}
-    files = kind(**options, skip_instance_cache=True)
-    if "s3" in protocols:  # its own retries would multiply with ours; what the user has configured wins
-        files.retries = 1
-        files.connect_timeout = files.read_timeout = settings.stall_s
-        ours = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 64}
-        files.config_kwargs = {**ours, **files.config_kwargs}
-    return files

@@ -19,7 +19,7 @@ from tests.tiny import tiny_tokenizer
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BadServer]:
     monkeypatch.setattr(remote_settings, "_settings", RemoteSettings())
-    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.3)
+    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.6)
     server = BadServer()
     yield server
     server.close()

@@ -29,7 +29,7 @@ DATA = random.Random(0).randbytes(3_000_000)
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BadServer]:
     monkeypatch.setattr(remote_settings, "_settings", RemoteSettings())
     monkeypatch.setattr(remote_settings, "_process", remote_settings._Process())
-    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.3)
+    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.6)
     server = BadServer()
     yield server
     server.close()

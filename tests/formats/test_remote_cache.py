@@ -28,7 +28,7 @@ DATA = random.Random(0).randbytes(1_000_000)
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[BadServer]:
     monkeypatch.setattr(remote_settings, "_settings", RemoteSettings())
     monkeypatch.setattr(remote_settings, "_process", remote_settings._Process())
-    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.3, retries=2, cache_dir=str(tmp_path / "cache"))
+    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.6, retries=2, cache_dir=str(tmp_path / "cache"))
     server = BadServer()
     yield server
     server.close()

@@ -45,14 +45,14 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object
 def lead_to(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(remote_settings, "_settings", RemoteSettings())
     monkeypatch.setattr(remote_settings, "_process", remote_settings._Process())
-    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.5, retries=2)
+    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.8, retries=2)
     values = {"ENDPOINT_URL": endpoint, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}
     values.update({"DEFAULT_REGION": "us-east-1", "EC2_METADATA_DISABLED": "true"})
     values.update({"CONFIG_FILE": str(tmp_path / "none"), "SHARED_CREDENTIALS_FILE": str(tmp_path / "none")})
     for name, value in values.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     # file systems are kept for the life of a process, and these tests change where they lead
-    monkeypatch.setattr("ppsd.formats.remote_sources._filesystems", {})
+    monkeypatch.setattr("ppsd.formats.remote_filesystems._filesystems", {})
 
 
 def read(url: str) -> bytes:
@@ -114,7 +114,7 @@ def test_what_is_not_there_or_may_not_be_read_is_told_at_once(s3: object, monkey
             open_input(url)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    monkeypatch.setattr("ppsd.formats.remote_sources._filesystems", {})
+    monkeypatch.setattr("ppsd.formats.remote_filesystems._filesystems", {})
     with pytest.raises(PermissionError, match=r"^s3://data/none: no credentials: .*AWS_\*, FSSPEC_\*"):
         open_input("s3://data/none")
     assert "retries" not in remote_counts()
