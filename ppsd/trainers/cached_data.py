@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from ppsd.formats.filelist import Source
+from ppsd.data.source import RecordSource
 from ppsd.formats.latents import differences, read_fingerprint
 from ppsd.formats.opening import open_input
 from ppsd.formats.safetensors_part import HEAD_BYTES, is_safetensors
@@ -21,7 +21,7 @@ _TRIED_PARTS = 16
 _BUCKETS = ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale")
 
 
-def cached_fingerprint(sources: Sequence[Source], data_format: str) -> Optional[dict[str, Any]]:
+def cached_fingerprint(sources: Sequence[RecordSource], data_format: str) -> Optional[dict[str, Any]]:
     """The fingerprint of the cached latents that a file list names; None when it names images.
 
     Looks at the first part of each source that can be opened; the others are checked when they are read. Raises

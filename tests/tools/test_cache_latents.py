@@ -223,6 +223,13 @@ def test_mistakes_are_one_line(
     assert shown.count("\n") == 1
 
 
+def test_latents_are_not_encoded_again(
+    pipeline: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(flags(pipeline, cached / "filelist" / "a.filelist.list", tmp_path)) == 1
+    assert "there is nothing to encode" in capsys.readouterr().err
+
+
 def test_buckets_keep_their_sizes_and_the_order(pipeline: Path, tmp_path: Path) -> None:
     sizes = [(128, 64), (64, 128), (80, 80), (200, 100), (90, 200)] * 3
     lines = [part_line(f"{i}", encode(noise_image(w, h, i), "PNG")) for i, (w, h) in enumerate(sizes)]

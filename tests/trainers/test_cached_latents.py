@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ppsd.formats.latents import read_latents, write_latents
-from tests.images import write_lists
+from tests.images import jpeg_bytes, part_line, write_lines, write_lists
 from tests.tiny import tiny_text_encoder, tiny_vae
 from tests.trainers.conftest import Run, assert_same_weights, losses, weights
 
@@ -90,6 +90,27 @@ def test_a_cut_run_goes_on_as_if_never_cut(with_text: Run, tmp_path: Path) -> No
     again = with_text.train(tmp_path / "b", dataloader_num_workers=1, **FIXED)
     assert losses(again) == losses(whole)
     assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_buckets_give_whole_batches_of_one_size(tiny_run: Run, tmp_path: Path) -> None:
+    """Batches that one bucket fills are those of the run on the images; the three records left over share a crop."""
+    sizes = [(140, 66)] * 4 + [(66, 140)] * 4 + [(80, 80)] * 4
+    sizes += [(66, 140), (140, 66)] * 4 + [(140, 66), (80, 80), (66, 140)]
+    lines = [part_line(f"{i} set", jpeg_bytes(w, h, seed=i)) for i, (w, h) in enumerate(sizes)]
+    images = write_lists(tmp_path, {"many": [write_lines(tmp_path / "part-000001", lines)]})
+    names = {"min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 32}
+    flags = [str(word) for name, value in names.items() for word in (f"--{name}", value)]
+    run = replace(tiny_run, file_list=images)
+    latents = cache(run, tmp_path / "out", "--enable_bucket", *flags)
+    with pytest.raises(ValueError, match=r"in buckets: train with --enable_bucket .*--bucket_reso_steps 32"):
+        latents.train(tmp_path / "wrong", **FIXED)
+    options = {**FIXED, **names, "enable_bucket": True, "num_lanes": 1, "shuffle_every_n_samples": 0, "max_steps": 8}
+    on_images, on_latents = (r.train(tmp_path / str(i), **options) for i, r in enumerate((run, latents)))
+    assert len(losses(on_latents)) == 8
+    np.testing.assert_allclose(losses(on_latents)[:5], losses(on_images)[:5], rtol=1e-5)
+    assert on_latents.loader.tally.used == on_images.loader.tally.used
+    shapes = {record.moments.shape for _, record in read_latents(parts_of(latents)[0])}
+    assert shapes == {(8, 4, 12), (8, 12, 4), (8, 8, 8)}
 
 
 def test_previews_show_what_the_latents_keep(cached: Run, tmp_path: Path) -> None:
