@@ -32,7 +32,14 @@ def jpeg_pixels(data: bytes, width: int, height: int, denominator: int = 1) -> O
 
 
 def denominator_for(width: int, height: int, least_width: float, least_height: float) -> int:
-    """1, 2, 4 or 8: by how much an image can be scaled down and still be as large as the least size."""
+    """1, 2, 4 or 8: by how much an image can be scaled down and still be as large as the least size.
+
+    PSNR (median, least) of a crop from such a decoding against that from the full one, both with Lanczos, and
+    milliseconds an image for decoding and resizing, the full and the scaled:
+    300-800 px to 256: 45, 36 dB where it acts, 5.6 and 4.4 ms over all, of which it acts on one in five;
+    1200-2000 px to 512: 42, 37 dB, 41 and 21 ms; 1200-2000 px to 256: 41, 37 dB, 42 and 12 ms.
+    With `area` 35, 29 dB, 31, 30 dB and 31, 28 dB: there the whole pixels to which it rounds are larger.
+    """
     for denominator in DENOMINATORS:
         if width >= denominator * least_width and height >= denominator * least_height:
             return denominator
