@@ -45,7 +45,7 @@ from ppsd.data.inspection.run import inspect_all, inspect_sample
 from ppsd.data.inspection.summary import Summary
 from ppsd.data.inspection.terminal import report_lines
 from ppsd.data.jobs import WorkerDied
-from ppsd.data.source import RecordSource, open_sources, sources_digest
+from ppsd.data.source import RecordSource, open_sources
 from ppsd.data.transforms import INTERPOLATIONS
 from ppsd.formats.layout import Layout, check_name
 
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(layout)
     sources = open_sources(config)
     folder = tokenizer_folder(args)
-    setup = make_setup(config, load_tokenizer(folder), args.seed, hashes=True)
+    setup = make_setup(config, load_tokenizer(folder), args.seed, details=True)
     if args.sample:
         with progress(args, args.sample, " records") as bar:
             summary = inspect_sample(
@@ -189,7 +189,6 @@ def run(args: argparse.Namespace) -> int:
     state = args.state or args.report.with_name(f"{args.report.name}.state.jsonl")
     facts = {
         "settings": {key: str(value) for key, value in sorted(asdict(setup.config).items())},
-        "parts": sources_digest(sources),
         "tokenizer": str(folder),
         "seed": args.seed,
     }

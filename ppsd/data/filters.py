@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional, Union
 
-from PIL import Image
-
 from ppsd.data.columns import NoValue, describe
-from ppsd.data.decode import MAX_IMAGE_PIXELS, open_image
+from ppsd.data.decode import MAX_IMAGE_PIXELS, upright_size
 from ppsd.data.expressions import NUMBER, TEXT, Term, parse_terms
 from ppsd.types import BadRecord, LatentRecord, Record
 
 PIXELS_PER_LATENT = 8
-_ORIENTATION_TAG = 0x0112
 _LONGEST_REASON = 100
 
 AnyRecord = Union[Record, LatentRecord]
@@ -100,18 +97,7 @@ def pixel_size(record: AnyRecord, max_pixels: int) -> Union[tuple[int, int], Bad
     if isinstance(record, LatentRecord):
         height, width = record.moments.shape[-2:]
         return width * PIXELS_PER_LATENT, height * PIXELS_PER_LATENT
-    image = open_image(record.image, max_pixels)
-    if isinstance(image, BadRecord):
-        return image
-    return (image.height, image.width) if _turned(image) else image.size
-
-
-def _turned(image: Image.Image) -> bool:
-    """Whether EXIF says that the stored image is to be turned by 90 degrees."""
-    try:
-        return image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-    except Exception:  # noqa: BLE001  metadata that cannot be parsed does not say how the image is turned
-        return False
+    return upright_size(record.image, max_pixels)
 
 
 def _num_bytes(record: AnyRecord) -> int:

@@ -11,7 +11,7 @@ from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.part import Setup, inspect_part, make_setup
 from ppsd.data.inspection.plan import distinct_parts, quick_jobs, read_sources
 from ppsd.data.inspection.run import empty_summary, inspect_all
-from ppsd.data.inspection.summary import Summary
+from ppsd.data.inspection.summary import SourceCount, Summary
 from ppsd.data.inspection.verdict import percent, problems, reasons, warnings
 from ppsd.data.source import RecordSource, open_sources
 
@@ -19,6 +19,7 @@ MODES = ("quick", "full")
 QUICK_RECORDS = 200
 QUICK_SECONDS = 2.0
 STUBBORN_RECORDS = 2000  # how many records of a source must be unusable before a quick check gives it up
+STUBBORN_PARTS = 200  # or how many of its parts missing
 STUBBORN_SECONDS = 10.0
 
 
@@ -52,7 +53,7 @@ def check_data(
         raise ValueError(f"--check_data {mode!r} is not one of {', '.join((*MODES, 'off'))}")
     begin = time.monotonic()
     sources = open_sources(config)
-    setup = make_setup(config, tokenizer, seed, hashes=False)
+    setup = make_setup(config, tokenizer, seed, details=False)
     if mode == "quick":
         summary = _quick(sources, setup)
     else:
@@ -72,22 +73,18 @@ def _quick(sources: Sequence[RecordSource], setup: Setup) -> Summary:
     summary, begin = empty_summary(sources), time.monotonic()
     read = read_sources(sources)
     for job in quick_jobs(sources, setup.seed, QUICK_RECORDS):
-        wanted = _unproven(summary, read)
+        counts = {index: summary.sources[index] for index in read}
+        given_up = [index for index, count in counts.items() if _hopeless(count)]
+        unproven = [index for index, count in counts.items() if not count.used and index not in given_up]
         seconds = time.monotonic() - begin
-        if summary.records >= QUICK_RECORDS or seconds > QUICK_SECONDS:
-            if not wanted or seconds > STUBBORN_SECONDS:
-                break
-            if job.source not in wanted:
-                continue
-        summary.add(inspect_part(setup, job))
+        enough = summary.records >= QUICK_RECORDS or seconds > QUICK_SECONDS
+        if len(given_up) == len(read) or (enough and not unproven) or seconds > STUBBORN_SECONDS:
+            break
+        if job.source in unproven or (not enough and job.source not in given_up):
+            summary.add(inspect_part(setup, job))
     return summary
 
 
-def _unproven(summary: Summary, read: Sequence[int]) -> list[int]:
-    """Sources that have shown no usable record, and not so many others that there is no hope."""
-    counts = [(index, summary.sources[index]) for index in read]
-    return [
-        index
-        for index, count in counts
-        if not count.used and count.records < STUBBORN_RECORDS and count.missing < STUBBORN_RECORDS // 10
-    ]
+def _hopeless(count: SourceCount) -> bool:
+    """Whether so much of a source was unusable that looking further would not help."""
+    return not count.used and (count.records >= STUBBORN_RECORDS or count.missing >= STUBBORN_PARTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -12,10 +11,10 @@ import numpy as np
 
 from ppsd.data.inspection.journal import Journal
 from ppsd.data.jobs import run_jobs
-from ppsd.data.packing import MAX_IMAGE_BYTES
 from ppsd.data.source import ReadPart, RecordSource
 from ppsd.formats.extras import MAX_META_BYTES, extras_json
 from ppsd.formats.filelist import relative_entry, write_file_list, write_filelist
+from ppsd.formats.image_bytes import MAX_IMAGE_BYTES
 from ppsd.formats.inflate import GZIP_MAGIC
 from ppsd.formats.laion import write_part
 from ppsd.formats.layout import Layout
@@ -70,7 +69,7 @@ def write_clean(
     cleaned = Cleaned(layout.file_list)
     new_parts: list[dict[int, str]] = [{} for _ in sources]
     jobs = _jobs(sources, journal, layout, drop_duplicates, cleaned)
-    for source, part, out, records in run_jobs(partial(_clean_part), jobs, num_workers):
+    for source, part, out, records in run_jobs(_clean_part, jobs, num_workers):
         new_parts[source][part] = out
         cleaned.parts += 1
         cleaned.records += records
@@ -83,9 +82,9 @@ def _jobs(
     sources: Sequence[RecordSource], journal: Journal, layout: Layout, drop: bool, cleaned: Cleaned
 ) -> Iterator[tuple[int, int, CleanJob]]:
     """One for each part with records to keep."""
-    first = _firsts(journal) if drop else None
+    first = _firsts(sources, journal) if drop else None
     number, begin = 0, 0
-    for result in journal.results():
+    for result in journal.results(sources):
         rows = result.rows[result.rows["good"]]
         end = begin + len(rows)
         if first is not None:
@@ -98,9 +97,9 @@ def _jobs(
             yield result.source, result.part, job
 
 
-def _firsts(journal: Journal) -> np.ndarray:
+def _firsts(sources: Sequence[RecordSource], journal: Journal) -> np.ndarray:
     """Whether each usable record is the first with its image: bool [N], in the journal's order."""
-    hashes = [result.rows["content"][result.rows["good"]].copy() for result in journal.results()]
+    hashes = [result.rows["content"][result.rows["good"]].copy() for result in journal.results(sources)]
     every = np.concatenate([np.empty(0, np.uint64), *hashes])
     del hashes
     first = np.zeros(len(every), bool)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 from ppsd.data.inspection.part import part_stamp
 from ppsd.data.inspection.result import PartResult
+from ppsd.data.source import RecordSource
 
 VERSION = 1
 
@@ -43,8 +44,8 @@ class Journal:
                 " remove the file, or name another one with --state"
             )
 
-    def results(self) -> Iterator[PartResult]:
-        """The results so far, without those of part files that have changed since."""
+    def results(self, sources: Sequence[RecordSource]) -> Iterator[PartResult]:
+        """The results so far, without those of parts that have changed since or have another place in the lists."""
         with open(self._path, "rb") as file:
             file.readline()
             for number, line in enumerate(file, 2):
@@ -52,7 +53,7 @@ class Journal:
                     result = PartResult.from_json(json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
                     raise ValueError(f"{self._path}:{number}: damaged ({error}); remove the file") from error
-                if result.stamp == part_stamp(result.path):
+                if result.path == _path(sources, result) and result.stamp == part_stamp(result.path):
                     yield result
 
     def add(self, result: PartResult) -> None:
@@ -64,6 +65,12 @@ class Journal:
     def _append(self, text: str) -> None:
         self._file.write(text.encode("utf-8", "surrogatepass") + b"\n")
         self._file.flush()
+
+
+def _path(sources: Sequence[RecordSource], result: PartResult) -> Optional[str]:
+    """The part that now has the place of the one that the result is of."""
+    parts = sources[result.source].parts if result.source < len(sources) else ()
+    return parts[result.part] if result.part < len(parts) else None
 
 
 def _open_to_append(path: Path) -> BinaryIO:

@@ -31,9 +31,18 @@ from ppsd.data.seeds import Draw, derive_seed, uniform
 from ppsd.data.source import ReadPart
 from ppsd.data.tokens import TokenizeCaptions
 from ppsd.formats.laion import CORRUPT_GZIP, EMPTY_PART, TRUNCATED_GZIP, UNREADABLE_PART
+from ppsd.formats.latents import NOT_LATENTS, TRUNCATED_LATENTS
+from ppsd.formats.parquet import CORRUPT_PARQUET, MISSING_COLUMN
+from ppsd.formats.parts import UNKNOWN_FORMAT
+from ppsd.formats.tar import CORRUPT_TAR, TRUNCATED_TAR
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
-PART_FAILURES = frozenset((UNREADABLE_PART, EMPTY_PART, TRUNCATED_GZIP, CORRUPT_GZIP))
+PART_FAILURES = frozenset(
+    (
+        *(UNREADABLE_PART, EMPTY_PART, UNKNOWN_FORMAT, TRUNCATED_GZIP, CORRUPT_GZIP, TRUNCATED_TAR, CORRUPT_TAR),
+        *(CORRUPT_PARQUET, MISSING_COLUMN, NOT_LATENTS, TRUNCATED_LATENTS),
+    )
+)
 MAX_TOKENS = 1000  # longer captions count as this long
 TILE_SIDE = 512
 
@@ -44,13 +53,13 @@ AnyRecord = Union[Record, LatentRecord]
 class Setup:
     """What all parts of an inspection have in common. tokenizer: pickled, b"" for none.
 
-    hashes: whether to find what duplicates are found by. Caption dropout is off: it says nothing about the data.
+    details: whether to note what only a report needs: looks and tiles. Caption dropout is off: it says nothing of data.
     """
 
     config: StreamConfig
     tokenizer: bytes = b""
     seed: int = 0
-    hashes: bool = True
+    details: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,12 @@ class PartJob:
     again: bool = False
 
 
-def make_setup(config: StreamConfig, tokenizer: Any, seed: int, hashes: bool) -> Setup:
+def make_setup(config: StreamConfig, tokenizer: Any, seed: int, details: bool) -> Setup:
     """`tokenizer`: the one of the training, or None."""
     blob = io.BytesIO()
     if tokenizer is not None:
         _Pickler(blob).dump(tokenizer)
-    return Setup(replace(config, caption_dropout_rate=0.0), blob.getvalue(), seed, hashes)
+    return Setup(replace(config, caption_dropout_rate=0.0), blob.getvalue(), seed, details)
 
 
 class _Pickler(pickle.Pickler):
@@ -110,7 +119,7 @@ def _inspector(setup: Setup) -> _Inspector:
 class _Inspector:
     def __init__(self, setup: Setup) -> None:
         config = setup.config
-        self._config, self._seed, self._hashes = config, setup.seed, setup.hashes
+        self._config, self._seed, self._details = config, setup.seed, setup.details
         self._tokenizer = pickle.loads(setup.tokenizer) if setup.tokenizer else None
         self._tokenize = TokenizeCaptions(self._tokenizer, config.max_length) if self._tokenizer else _no_tokens
         self._count = TokenizeCaptions(self._tokenizer, MAX_TOKENS) if self._tokenizer else None
@@ -132,7 +141,7 @@ class _Inspector:
             if isinstance(made, Sample):
                 result.tally.used += 1
                 self._keep_tile(job, number, record, made, result, uniform(seed, number))
-            elif not (job.again and result.failure):
+            elif not (job.again and made.reason in PART_FAILURES):
                 result.tally.add(made.reason, f"{job.path}:{number}", made.detail)
         result.rows = np.array(rows, ROW)
         if job.limit is None or result.records < job.limit:
@@ -186,7 +195,7 @@ class _Inspector:
         if isinstance(image, Image.Image):
             kind = f"{image.format} {image.mode}"
         result.kinds[kind] = result.kinds.get(kind, 0) + 1
-        if not (good and self._hashes and isinstance(image, Image.Image) and isinstance(record, Record)):
+        if not (good and self._details and isinstance(image, Image.Image) and isinstance(record, Record)):
             return NO_LOOK
         return difference_hash(image, record.image)
 
@@ -205,7 +214,7 @@ class _Inspector:
         self, job: PartJob, number: int, record: Any, sample: Sample, result: PartResult, chance: float
     ) -> None:
         """Keep the sample for the contact sheet if it is among the job's luckiest."""
-        if not job.tiles or isinstance(record, LatentRecord):
+        if not (job.tiles and self._details) or isinstance(record, LatentRecord):
             return
         if len(result.tiles) == job.tiles:
             worst = max(result.tiles, key=lambda tile: tile.chance)

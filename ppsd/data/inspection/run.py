@@ -41,7 +41,7 @@ def inspect_all(
     """
     summary = empty_summary(sources)
     done = [bytearray(len(source.parts)) for source in sources]
-    for result in journal.results() if journal else ():
+    for result in journal.results(sources) if journal else ():
         if not done[result.source][result.part]:
             done[result.source][result.part] = 1
             summary.add(result)
