@@ -63,12 +63,11 @@ def load_bundle(
             return load_component(cls, path, None, flag, **kwargs)
         return load_component(cls, pretrained, folder, pipeline_flag, **kwargs)
 
-    length = {} if model_max_length is None else {"model_max_length": model_max_length}
     variant = {"variant": unet_variant} if unet_variant else {}
     bundle = Bundle(
         vae=load(AutoencoderKL, vae, "vae", "--vae_name_or_path"),
         text_encoder=load(CLIPTextModel, text_encoder, "text_encoder", "--text_encoder_name_or_path"),
-        tokenizer=load(AutoTokenizer, tokenizer, "tokenizer", "--tokenizer_name", **length),
+        tokenizer=load_tokenizer(pretrained, tokenizer, model_max_length, pipeline_flag),
         unet=random_unet(unet)
         if unet is not None and unet.endswith(".json")
         else load(UNet2DConditionModel, unet, "unet", unet_flag, **variant),
@@ -76,6 +75,19 @@ def load_bundle(
     )
     check_fit(bundle)
     return bundle
+
+
+def load_tokenizer(
+    pretrained: str,
+    tokenizer: Optional[str] = None,
+    model_max_length: Optional[int] = None,
+    flag: str = "--pretrained_model_name_or_path",
+) -> Any:
+    """The tokenizer of a pipeline, or `tokenizer` instead. Raises ValueError naming the flag."""
+    length = {} if model_max_length is None else {"model_max_length": model_max_length}
+    if tokenizer is not None:
+        return load_component(AutoTokenizer, tokenizer, None, "--tokenizer_name", **length)
+    return load_component(AutoTokenizer, pretrained, "tokenizer", flag, **length)
 
 
 def load_scheduler_config(pretrained: str, flag: str) -> dict[str, Any]:

@@ -215,6 +215,7 @@ def _check_precision_and_sharding(training: SDTrainingArguments) -> None:
 _CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
     "optim": ("adamw",),
+    "check_data": ("quick", "full", "off"),
     "fp16_opt_level": ("O1", "O2"),
 }
 _AT_LEAST = {

@@ -18,11 +18,13 @@ import paddle
 from paddlenlp.utils.log import logger as paddlenlp_logger
 from tqdm import tqdm
 
+from ppsd.data.inspection.check import check_data
 from ppsd.data.loader import StreamConfig, StreamLoader
+from ppsd.data.source import open_sources
 from ppsd.diffusion.objective import Objective
 from ppsd.diffusion.schedule import NoiseSchedule
-from ppsd.formats.filelist import read_file_list
-from ppsd.models.bundle import load_bundle
+from ppsd.formats.remote_settings import configure
+from ppsd.models.bundle import load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
 from ppsd.trainers.cached_data import cached_fingerprint, check_cached
@@ -45,7 +47,8 @@ def main(argv: Optional[list[str]] = None) -> None:
 def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:
     """Train as the arguments say, and export the pipeline. Continues the newest checkpoint of `output_dir`."""
     check_arguments(model, data, args)
-    read_file_list(data.file_list, data.data_format)
+    configure(cache_dir=data.data_cache_dir, cache_gb=data.data_cache_gb)
+    cached = cached_fingerprint(open_sources(stream_config(model, data, args)), data.data_format)
     set_device(args.device)
     prepare_output_dir(args.output_dir, model.paths(), clean=args.should_save)
     checkpoint = everyones(
@@ -54,7 +57,9 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         else None
     )[0]
     set_steps(data, args)
-    trainer = build_trainer(model, data, args)
+    if args.process_index == 0 and data.check_data != "off":
+        report_data(model, data, args)
+    trainer = build_trainer(model, data, args, cached)
     if not args.do_train:
         logger.info("--do_train False: flags, data and models are fine; nothing was trained")
         return trainer
@@ -71,9 +76,26 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
     return trainer
 
 
-def build_trainer(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:
-    """Everything in memory, nothing trained yet."""
-    cached = cached_fingerprint(read_file_list(data.file_list, data.data_format), data.data_format)
+def report_data(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> None:
+    """Log what a check of the data finds, before anything large is loaded. Raises ValueError for useless data."""
+    tokenizer = load_tokenizer(
+        model.pretrained_model_name_or_path, model.tokenizer_name, model_max_length=model.model_max_length
+    )
+    config = stream_config(model, data, args)
+    found = check_data(config, tokenizer, data.check_data, seed=args.seed, num_workers=args.dataloader_num_workers)
+    first, *warnings = found.lines()
+    logger.info("%s", first)
+    for warning in warnings:
+        logger.warning("%s", warning)
+
+
+def build_trainer(
+    model: ModelArguments,
+    data: DataArguments,
+    args: SDTrainingArguments,
+    cached: Optional[Mapping[str, Any]] = None,
+) -> StableDiffusionTrainer:
+    """Everything in memory, nothing trained yet. `cached`: the fingerprint of the data's cached latents."""
     if args.fused_linear:
         ppsd.compat.use_fused_linear()
     paddle.seed(args.seed)
