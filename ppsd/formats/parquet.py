@@ -53,20 +53,51 @@ def read_parquet(
     last = 0
     try:
         with open_input(path, seekable=True) as raw:
-            for last, record in _read(raw, start, every, offset, image_column, caption_column):
-                yield last, record
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = error.strerror if isinstance(error, OSError) else None
-        yield last + 1, BadRecord(UNREADABLE_PART if text else CORRUPT_PARQUET, text or _one_line(error))
+            watched = _Watched(raw)
+            try:
+                for last, record in _read(watched, start, every, offset, image_column, caption_column):
+                    yield last, record
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                if watched.failure is not None:
+                    raise watched.failure from None
+                yield last + 1, BadRecord(CORRUPT_PARQUET, _one_line(error))
+    except OSError as error:
+        yield last + 1, BadRecord(UNREADABLE_PART, error.strerror or str(error))
+
+
+class _Watched:
+    """A file that remembers why it could not be read: pyarrow, too, raises OSError for what it finds in a file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: Optional[OSError] = None
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        """The file belongs to who opened it."""
 
 
 def _read(
-    raw: BinaryIO, start: int, every: int, offset: int, image_column: Optional[str], caption_column: Optional[str]
+    raw: _Watched, start: int, every: int, offset: int, image_column: Optional[str], caption_column: Optional[str]
 ) -> Iterator[Line]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-    file = ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+    source = pa.PythonFile(raw, mode="r")
+    file = ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
     columns = _Columns.of(file.schema_arrow, image_column, caption_column)
     if isinstance(columns, BadRecord) or file.metadata.num_rows == 0:
         yield 1, columns if isinstance(columns, BadRecord) else BadRecord(EMPTY_PART, "no row in it")
@@ -78,7 +109,7 @@ def _read(
             try:
                 yield from _read_group(file, group, before, columns, start, every, offset)
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                if isinstance(error, OSError) and error.strerror:  # of the file or the network, not of what is in it
+                if raw.failure is not None:
                     raise
                 yield end, BadRecord(CORRUPT_PARQUET, f"rows {before + 1} to {end}: {_one_line(error)}")
         before = end

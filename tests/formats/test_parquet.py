@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import random
 from pathlib import Path
@@ -148,6 +149,22 @@ def test_file_that_is_not_there_or_empty(tmp_path: Path) -> None:
     assert records(tmp_path / "a.parquet") == [BadRecord(laion.UNREADABLE_PART, "No such file or directory")]
     columns = {"jpg": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}
     assert outcomes(make(tmp_path / "b.parquet", columns), 3) == [(1, laion.EMPTY_PART)]
+
+
+def test_file_that_fails_on_the_way_is_not_called_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "a", [Record(random.Random(n).randbytes(20_000), str(n)) for n in range(600)])
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            if 6_000_000 < self.tell() < 11_000_000:
+                raise OSError("gave up after 4 attempts")
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(parquet, "open_input", lambda path, seekable: io.BufferedReader(Failing(path)))
+    found = list(read_parquet(tmp_path / "a"))
+    assert found[-1] == (len(found), BadRecord(laion.UNREADABLE_PART, "gave up after 4 attempts"))
+    assert 256 < len(found) <= 320
+    assert [record.caption for _, record in found[:-1]] == [str(n) for n in range(len(found) - 1)]
 
 
 def test_one_large_row_group_is_not_held(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ppsd.formats.parquet_writer import write_parquet
 from ppsd.formats.parts import UNKNOWN_FORMAT, read_any
 from ppsd.formats.webdataset import write_tar
 from ppsd.types import BadRecord, Record
+from tests.formats.bad_server import BadServer
 from tests.images import encode, jpeg_bytes, noise_image, part_line
 
 RECORDS = [Record(jpeg_bytes(16, 16, seed=n), f"picture {n}", {"n": n}, ("x",)) for n in range(6)]
@@ -55,6 +56,22 @@ def test_format_is_told_by_content(tmp_path: Path, kind: str, name: str) -> None
     else:
         assert found == list(enumerate(RECORDS, start=1))
     assert list(read_any(str(tmp_path / name), 2, every=2, offset=1)) == [found[3], found[5]]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "folder"])
+@pytest.mark.parametrize("name", ["part", "part.{kind}?signature=1"])
+def test_parts_at_urls(tmp_path: Path, kind: str, name: str) -> None:
+    WRITERS[kind](tmp_path / "part")
+    server = BadServer()
+    try:
+        server.add(f"part.{kind}", (tmp_path / "part").read_bytes())
+        url = server.add("part", (tmp_path / "part").read_bytes())
+        found = list(read_any(f"{server.url}/{name.format(kind=kind)}"))
+        assert found == list(enumerate(RECORDS, start=1))
+        assert list(read_any(url, 3, every=2, offset=1)) == [found[3], found[5]]
+        assert [bad.reason for _, bad in read_any(f"{server.url}/gone.{kind}")] == [laion.UNREADABLE_PART]
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize(
