@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Optional
 
 import numpy as np
 import pytest
@@ -47,39 +47,27 @@ LATENTS = [
 ]
 
 
+def write_numbered(path: Path, records: Sequence[LatentRecord]) -> None:
+    write_latents(path, enumerate(records, 1), {"vae": "tiny"})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("containers")
+    """With undamaged parts of each kind, 0.tar to 2.safetensors."""
+    folder = tmp_path_factory.mktemp("containers")
+    for number in range(PARTS):
+        write_tar(folder / f"{number}.tar", part_of(RECORDS, number))
+        write_parquet(folder / f"{number}.parquet", part_of(RECORDS, number))
+        write_numbered(folder / f"{number}.safetensors", part_of(LATENTS, number))
+    return folder
 
 
-@pytest.fixture(scope="module")
-def tars(folder: Path) -> list[bytes]:
-    return [_written(write_tar, folder / "one", part_of(RECORDS, number)) for number in range(PARTS)]
+def damaged_epoch(folder: Path, suffix: str, damage: Damage, num_workers: int) -> Epoch:
+    first, second, third = ((folder / f"{number}{suffix}").read_bytes() for number in range(PARTS))
+    return read_epoch(write_set(folder, damage(second), suffix, (first, third)), num_workers)
 
 
-@pytest.fixture(scope="module")
-def parquets(folder: Path) -> list[bytes]:
-    return [_written(write_parquet, folder / "one", part_of(RECORDS, number)) for number in range(PARTS)]
-
-
-@pytest.fixture(scope="module")
-def latents(folder: Path) -> list[bytes]:
-    def write(path: Path, records: Sequence[LatentRecord]) -> None:
-        write_latents(path, enumerate(records, 1), {"vae": "tiny"})
-
-    return [_written(write, folder / "one", part_of(LATENTS, number)) for number in range(PARTS)]
-
-
-def _written(write: Any, path: Path, records: Sequence[Any]) -> bytes:
-    write(path, records)
-    return path.read_bytes()
-
-
-def damaged_epoch(folder: Path, suffix: str, parts: Sequence[bytes], damage: Damage, num_workers: int = 0) -> Epoch:
-    return read_epoch(write_set(folder, damage(parts[1]), suffix, (parts[0], parts[2])), num_workers)
-
-
-def check_exact(epoch: Epoch, file: Path, found: Sequence[Any]) -> None:
+def check_exact(epoch: Epoch, file: Path, found: Sequence[Optional[int]]) -> None:
     """All samples are exactly those of records, each at most once, and what is missing is counted."""
     assert None not in found
     assert len(set(found)) == len(found)
@@ -89,8 +77,8 @@ def check_exact(epoch: Epoch, file: Path, found: Sequence[Any]) -> None:
 
 @given(damages(), strategies.sampled_from([0, 0, 0, 1]))
 @examples(40)
-def test_tars(folder: Path, tars: list[bytes], damage: Damage, num_workers: int) -> None:
-    epoch = damaged_epoch(folder, ".tar", tars, damage, num_workers)
+def test_tars(folder: Path, damage: Damage, num_workers: int) -> None:
+    epoch = damaged_epoch(folder, ".tar", damage, num_workers)
     file, found = second_part(folder, ".tar"), origins(epoch.samples)
     if missing_from(found):
         assert names_a_line(epoch, file) or None in found
@@ -103,15 +91,15 @@ def test_tars(folder: Path, tars: list[bytes], damage: Damage, num_workers: int)
 
 @given(damages(), strategies.sampled_from([0, 0, 0, 1]))
 @examples(40)
-def test_parquet_files(folder: Path, parquets: list[bytes], damage: Damage, num_workers: int) -> None:
-    epoch = damaged_epoch(folder, ".parquet", parquets, damage, num_workers)
+def test_parquet_files(folder: Path, damage: Damage, num_workers: int) -> None:
+    epoch = damaged_epoch(folder, ".parquet", damage, num_workers)
     check_exact(epoch, second_part(folder, ".parquet"), origins(epoch.samples))
 
 
 @given(damages(), strategies.sampled_from([0, 0, 0, 1]))
 @examples(40)
-def test_cached_latents(folder: Path, latents: list[bytes], damage: Damage, num_workers: int) -> None:
-    epoch = damaged_epoch(folder, ".safetensors", latents, damage, num_workers)
+def test_cached_latents(folder: Path, damage: Damage, num_workers: int) -> None:
+    epoch = damaged_epoch(folder, ".safetensors", damage, num_workers)
     found = [
         next(
             (
