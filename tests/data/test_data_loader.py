@@ -144,13 +144,13 @@ def test_the_cuts_above_cross_windows_and_epochs(two_sources: Path) -> None:
 
 def test_resuming_decodes_nothing_again(two_sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[bytes] = []
-    decode_image = sample_module.decode_image
+    decode_shrunk = sample_module.decode_shrunk
 
-    def noted(data: bytes, max_pixels: int) -> Any:
+    def noted(data: bytes, *options: Any) -> Any:
         decoded.append(data)
-        return decode_image(data, max_pixels)
+        return decode_shrunk(data, *options)
 
-    monkeypatch.setattr(sample_module, "decode_image", noted)
+    monkeypatch.setattr(sample_module, "decode_shrunk", noted)
     take(loader(two_sources), 10)
     whole = list(decoded)
     for cut in (1, 4, 7):
