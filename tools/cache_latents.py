@@ -39,6 +39,7 @@ from ppsd.formats.filelist import FILELIST_SUFFIX, LIST_SUFFIX
 from ppsd.formats.latent_layout import LatentLayout
 from ppsd.formats.latent_rows import DTYPES
 from ppsd.formats.layout import check_name
+from ppsd.formats.remote_settings import configure
 from ppsd.models.loading import load_component
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
 from ppsd.trainers.latent_cache import TextEncoder
@@ -56,6 +57,7 @@ _SETTINGS = (
     "max_bucket_reso",
 )
 _SETTINGS += ("bucket_reso_steps", "bucket_no_upscale", "caption_rule", "image_column", "caption_column", "filter")
+_REMOTE = ("data_cache_dir", "data_cache_gb")
 _LOOK_AGAIN_SECONDS = 2.0
 
 
@@ -86,7 +88,7 @@ _SHARED: dict[Any, tuple[str, ...]] = {
         "tokenizer_name",
         "model_max_length",
     ),
-    DataArguments: ("data_format", *(name for name in _SETTINGS if name != "resolution")),
+    DataArguments: ("data_format", *(name for name in _SETTINGS if name != "resolution"), *_REMOTE),
     SDTrainingArguments: ("resolution",),
 }
 _DTYPE_HELP = (
@@ -102,7 +104,7 @@ def _add_shared(parser: argparse.ArgumentParser, arguments: Any, name: str) -> N
     if field.default is False:
         parser.add_argument(f"--{name}", action="store_true", help=shown)
         return
-    kind = positive if isinstance(field.default, int) else str
+    kind = {int: positive, float: float}.get(type(field.default), str)
     default = "" if field.default is None else " Default: %(default)s."
     parser.add_argument(f"--{name}", type=kind, default=field.default, help=shown + default)
 
@@ -155,6 +157,7 @@ def run(args: argparse.Namespace) -> int:
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     _set_device(args.device)
     begin = time.monotonic()
+    configure(cache_dir=args.data_cache_dir, cache_gb=args.data_cache_gb)
     parts = load(args)
     parts.layout.prepare()
     names = list(parts.numbers)

@@ -278,6 +278,20 @@ def test_few_records_wait_for_a_rare_size(monkeypatch: pytest.MonkeyPatch) -> No
     assert sorted(encoder.batches) == [1, 3] + [4] * 24
 
 
+def test_hidden_states_are_of_the_caption_that_the_rule_chooses() -> None:
+    class Reading(Counting):
+        def start(self, samples: list[Sample]) -> Any:
+            return lambda: (np.zeros((1, 8, 1, 1), np.float32), np.stack([s.input_ids[None] for s in samples]))
+
+    config = StreamConfig("", resolution=64, center_crop=True, caption_dropout_rate=0.0, caption_rule="longest")
+    make = SampleMaker(config, lambda caption: np.array([len(caption)], np.float32))
+    image = Record(jpeg_bytes(72, 80), "one", {}, ("seven", "two"))
+    given = encode_records([(1, image)], lambda r: make(r, 0), Reading(), batch_size=1, caption_rule="longest")
+    ((_, latent),) = given
+    assert (latent.caption, latent.more_captions) == ("seven", ("one", "two"))
+    assert latent.hidden.tolist() == [[5.0]]
+
+
 def test_values_that_are_not_finite_are_counted() -> None:
     class Overflowing(Counting):
         def start(self, samples: list[Sample]) -> Any:
