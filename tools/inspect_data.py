@@ -14,25 +14,24 @@ among a random choice of the images; memory stays below 1.5 GB.
 weights and repeats. Columns and further captions are kept; parts of other formats become LAION parts.
 
 Exit code: 0 training can start. 1 it cannot: a list is missing or wrong, not one record of a source (of weight above 0)
-can be used, or more than half of the parts of a source are missing; also when a report or part cannot be written.
-2 wrong command line. 130 interrupted.
+can be used, or more than half of the parts of a source are missing; also when it is
+interrupted, or when a report or part cannot be written.
+2 wrong command line.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import io
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from tqdm import tqdm
 
 from ppsd.data.captions import RULES
+from ppsd.data.command_line import Parser, available_cpus, natural, positive, run_tool
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.clean import check_output, write_clean
 from ppsd.data.inspection.journal import Journal
@@ -44,26 +43,16 @@ from ppsd.data.inspection.result import PartResult
 from ppsd.data.inspection.run import inspect_all, inspect_sample
 from ppsd.data.inspection.summary import Summary
 from ppsd.data.inspection.terminal import report_lines
-from ppsd.data.jobs import WorkerDied
 from ppsd.data.source import RecordSource, open_sources
 from ppsd.data.transforms import INTERPOLATIONS
 from ppsd.formats.layout import Layout, check_name
+from ppsd.formats.parts import DATA_FORMATS
 
 STREAM_FLAGS = (
     *("file_list", "resolution", "interpolation", "center_crop", "random_flip", "filter"),
     *("image_column", "caption_column", "caption_rule", "enable_bucket", "bucket_no_upscale"),
-    *("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"),
+    *("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "scaled_jpeg"),
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the command line."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].partition("=")[0]
-        near = difflib.get_close_matches(unknown, self._option_string_actions, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        self.exit(2, f"{self.prog}: error: {message}{hint} (--help lists the flags)\n")
 
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
@@ -95,7 +84,7 @@ def _add_stream_flags(parser: argparse.ArgumentParser) -> None:
     default = StreamConfig(file_list="")
     add = parser.add_argument
     add("--file_list", required=True, help="A .filelist.list or a .filelist.")
-    add("--data_format", default="auto", help="laion400m, laion_aes, webdataset, parquet, image_folder, latents, auto.")
+    add("--data_format", default="auto", choices=DATA_FORMATS, help="What the parts are. Default: %(default)s.")
     add("--resolution", type=positive, default=default.resolution, help="Side of the crops. Default: %(default)s.")
     add("--interpolation", default=default.interpolation, help=f"{', '.join(INTERPOLATIONS)}. Default: %(default)s.")
     add("--center_crop", action="store_true", help="Crop the centre instead of a random place.")
@@ -104,6 +93,7 @@ def _add_stream_flags(parser: argparse.ArgumentParser) -> None:
     add("--caption_column", help="Column of the caption there.")
     add("--caption_rule", default=default.caption_rule, help=f"{', '.join(RULES)}. Default: %(default)s.")
     add("--filter", help='Which records are used, e.g. "width>=512 and pwatermark<0.8".')
+    add("--scaled_jpeg", action="store_true", help="Decode large JPEGs at a reduced scale.")
     add("--enable_bucket", action="store_true", help="Crop to aspect-ratio buckets instead of to squares.")
     for flag in ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"):
         add(f"--{flag}", type=positive, default=getattr(default, flag), help="As in training. Default: %(default)s.")
@@ -117,25 +107,6 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--drop_duplicates is for --fix OUT")
     if args.tokenizer and args.pretrained_model_name_or_path:
         parser.error("--tokenizer and --pretrained_model_name_or_path: which tokenizer? Give one of them")
-
-
-def natural(text: str) -> int:
-    """An integer >= 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 0")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """An integer >= 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
-    return int(text)
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tokenizer_folder(args: argparse.Namespace) -> Optional[Path]:
@@ -258,29 +229,8 @@ def progress(args: argparse.Namespace, total: Optional[int], unit: str) -> Any:
     return tqdm(total=total, unit=unit, disable=args.disable_tqdm)
 
 
-def failed(message: str, code: int = 1) -> int:
-    print(f"inspect_data.py: error: {message}", file=sys.stderr)
-    return code
-
-
-def describe(error: Exception) -> str:
-    """One line about an error, with the file it is about."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split("\n"))
-
-
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    args = parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # captions and paths may hold anything
-    try:
-        return run(args)
-    except (OSError, ValueError, WorkerDied) as error:
-        return failed(describe(error))
-    except KeyboardInterrupt:
-        return failed("interrupted; the same command goes on from here", 130)
+    return run_tool("inspect_data.py", run, parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ from ppsd.data.inspection.verdict import percent, problems, warnings
 from ppsd.data.source import RecordSource, open_sources
 from ppsd.data.transforms import TOO_SMALL
 from ppsd.formats.laion import TOO_FEW_COLUMNS, TRUNCATED_GZIP, UNREADABLE_PART
-from ppsd.types import Record
+from ppsd.formats.latents import write_latents
+from ppsd.formats.parquet_writer import write_parquet
+from ppsd.formats.webdataset import write_tar
+from ppsd.types import LatentRecord, Record
 from tests.images import encode, jpeg_bytes, noise_image, part_line, write_lines, write_lists, write_parts
 
 GOOD = [jpeg_bytes(96, 80, seed=i) for i in range(6)]
@@ -353,6 +356,43 @@ def test_percent() -> None:
         *("0 %", "0.01 %", "0.5 %", "1.2 %", "99.9 %", "100 %")
     ]
     assert percent(0, 0) == "0 %"
+
+
+def a_part(folder: Path, data_format: str) -> Path:
+    records = [Record(GOOD[0], "one", {"score": 1}), Record(b"nothing", "bad"), Record(GOOD[1], "two", {"score": 2})]
+    path = folder / f"part-1.{data_format}"
+    if data_format == "tar":
+        write_tar(path, records)
+    elif data_format == "parquet":
+        write_parquet(path, records)
+    elif data_format == "folder":
+        path.mkdir()
+        for record in records:
+            (path / f"{record.caption}.jpg").write_bytes(record.image)
+            (path / f"{record.caption}.txt").write_text(record.caption)
+    else:
+        latents = [LatentRecord(np.full((8, 8, 12), i, np.float32), f"{i}", {"score": i}) for i in (1, 2)]
+        write_latents(path, [(1, latents[0]), (3, latents[1])], {"vae": "0" * 64})
+    return path
+
+
+@pytest.mark.parametrize("data_format", ["tar", "parquet", "folder", "safetensors"])
+def test_parts_of_any_format(tmp_path: Path, data_format: str) -> None:
+    part = a_part(tmp_path, data_format)
+    config = settings(write_lists(tmp_path, {"a": [part]}))
+    summary = whole(config)
+    latents = data_format == "safetensors"
+    assert summary.tally.used == 2
+    assert summary.kinds == ({"latents": 2} if latents else {"JPEG RGB": 2, "unknown": 1})
+    rows = summary.rows.all()
+    good = rows[rows["good"]]
+    assert {tuple(row) for row in good[["width", "height"]].tolist()} == {(96, 64) if latents else (96, 80)}
+    assert len(set(good["content"].tolist())) == 2
+    assert make_figures(rows, 77).quantiles["characters"][-1] == (1 if latents else 3)
+    assert len(summary.tiles) == (0 if latents else 2)
+    if part.is_file():
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+        assert whole(config).failures.skipped == 1
 
 
 def test_inspection_does_without_paddle(file_list: Path) -> None:

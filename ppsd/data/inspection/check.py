@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.part import Setup, inspect_part, make_setup
@@ -42,9 +42,17 @@ class CheckResult:
 
 
 def check_data(
-    config: StreamConfig, tokenizer: Any, mode: str = "quick", *, seed: int = 0, num_workers: int = 0
+    config: StreamConfig,
+    tokenizer: Any,
+    mode: str = "quick",
+    *,
+    seed: int = 0,
+    num_workers: int = 0,
+    sources: Optional[Sequence[RecordSource]] = None,
 ) -> CheckResult:
     """Look at the data as training will see it. quick: in this process; full: in `num_workers` others.
+
+    sources: those of the config where they are open already. tokenizer: None: captions are not tokenised.
 
     Raises ValueError when training cannot start: no record of a source can be used, or most of its parts cannot be
     read; and what open_sources raises.
@@ -52,7 +60,7 @@ def check_data(
     if mode not in MODES:
         raise ValueError(f"--check_data {mode!r} is not one of {', '.join((*MODES, 'off'))}")
     begin = time.monotonic()
-    sources = open_sources(config)
+    sources = open_sources(config) if sources is None else sources
     setup = make_setup(config, tokenizer, seed, details=False)
     if mode == "quick":
         summary = _quick(sources, setup)
