@@ -6,7 +6,7 @@ The bytes of a part depend on its images, captions and place in the input alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Callable, Union
@@ -121,8 +121,9 @@ def pack_part(job: Job) -> tuple[int, Packed]:
 
 
 def _records(items: Iterable[tuple[str, FolderItem]], tally: Tally) -> Iterator[Record]:
-    for _, record in item_records(items, tally):
-        yield Record(record.image, record.caption, {}, record.more_captions)
+    """What is packed: image and captions, without the other columns."""
+    bare = ((where, replace(item, meta={})) for where, item in items)
+    return (record for _, record in item_records(bare, tally))
 
 
 def item_records(items: Iterable[tuple[str, FolderItem]], tally: Tally) -> Iterator[tuple[str, Record]]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,7 +22,7 @@ from ppsd.formats.filelist import read_file_list
 from ppsd.formats.laion import write_part
 from ppsd.formats.parts import read_any
 from ppsd.formats.webdataset import write_tar
-from ppsd.types import BadRecord, Record
+from ppsd.types import BadRecord, LatentRecord, Record
 from tests.images import encode, jpeg_bytes, noise_image, part_line, photographs, write_lines, write_lists
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "convert_dataset.py"
@@ -191,9 +192,9 @@ def test_image_folder_and_jsonl_inputs(folder: Path) -> None:
     part = "folder/image_folder_format_data/part-000001"
     assert sorted(os.listdir(part)) == ["000001.jpg", "000001.mask.png", "metadata.jsonl"]
     assert Path(part, "000001.mask.png").read_bytes() == Path("set/meta/m.png").read_bytes()
-    assert records("folder")[0].meta == {"score": 2, "mask": Path(part).absolute() / "000001.mask.png"} or (
-        os.path.samefile(records("folder")[0].meta["mask"], f"{part}/000001.mask.png")
-    )
+    (record,) = records("folder")
+    assert record.meta["score"] == 2
+    assert os.path.samefile(record.meta["mask"], f"{part}/000001.mask.png")
 
 
 def test_folder_of_img2dataset(folder: Path) -> None:
@@ -242,6 +243,23 @@ def test_what_cannot_be_used_is_counted_with_examples(folder: Path, capsys: pyte
     ):
         assert f"  1 {reason}, e.g.\n    {where}" in out
     assert len(records()) == 57
+
+
+def test_meta_that_a_line_cannot_hold_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [jpeg_bytes(8, 8, seed=n) for n in range(3)]
+    metas = ({"a": "x" * 2**18}, {"a": "x" * (2**18 - 9)}, {})
+    write_tar("a.tar", [Record(image, "cat", meta) for image, meta in zip(images, metas)])
+    assert convert("a.tar", to="laion400m") == 0
+    assert [dict(record.meta) for record in records()] == [metas[1], {}]
+    long = "1 meta too long, e.g.\n    a.tar:1 262152 bytes with further captions, the limit is 262144\n"
+    assert long in capsys.readouterr().out
+
+
+def test_cached_latents_hold_no_images() -> None:
+    latents = LatentRecord(np.zeros((8, 4, 4), np.float32), "cat")
+    assert converting.check_any(latents) == BadRecord(
+        "no image", "cached latents; convert the parts that they were made from"
+    )
 
 
 def test_nothing_to_convert_is_exit_code_1_and_leaves_old_data_alone(
