@@ -104,6 +104,24 @@ def read_tensor(file: BinaryIO, tensor: Tensor) -> np.ndarray:
     return np.frombuffer(read_bytes(file, tensor.begin, tensor.end - tensor.begin), tensor.dtype).reshape(tensor.shape)
 
 
+class Region:
+    """Pieces of a tensor, which are asked for mostly one after the other: read in blocks of at least `block` bytes."""
+
+    def __init__(self, file: BinaryIO, tensor: Tensor, block: int) -> None:
+        self._file, self._tensor, self._block = file, tensor, block
+        self._first, self._data = 0, b""
+
+    def read(self, begin: int, count: int) -> bytes:
+        """`count` bytes from byte `begin` of the tensor on. Raises CutShort."""
+        if not self._first <= begin <= begin + count <= self._first + len(self._data):
+            wanted = min(max(count, self._block), self._tensor.end - self._tensor.begin - begin)
+            data = read_bytes(self._file, self._tensor.begin + begin, max(count, wanted))
+            if not self._block:
+                return data
+            self._first, self._data = begin, data
+        return self._data[begin - self._first : begin - self._first + count]
+
+
 class TensorSpools:
     """Rows of tensors that grow: each tensor is a nameless temporary file, which vanishes with the process."""
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from ppsd.data.source import RecordSource
-from ppsd.formats.latents import differences, read_fingerprint
+from ppsd.formats.latent_part import differences
+from ppsd.formats.latents import read_fingerprint
 from ppsd.formats.opening import open_input
 from ppsd.formats.safetensors_part import HEAD_BYTES, is_safetensors
 from ppsd.models.bundle import Bundle

@@ -24,6 +24,7 @@ from ppsd.formats.latents import (
 )
 from ppsd.formats.safetensors_part import HEAD_BYTES, is_safetensors
 from ppsd.types import BadRecord, LatentRecord
+from tests.formats.bad_server import BadServer
 
 PRINT = {"vae": "0123", "resolution": 64}
 RNG = np.random.default_rng(0)
@@ -113,6 +114,23 @@ def test_only_the_bytes_of_these_records_are_read(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("ppsd.formats.latents.open_input", lambda path, seekable: Counting(open(path, "rb")))  # noqa: SIM115
     assert len(list(read_latents(path, start=190, every=5, offset=0))) == 2
     assert 2 * 8 * 32 * 32 * 4 < sum(read) < path.stat().st_size / 50
+
+
+def test_of_a_remote_part_many_records_come_with_one_request(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    write_latents(path, ((n, latent(n, (32, 32), hidden=True)) for n in range(1, 101)), PRINT, empty_hidden=EMPTY)
+    server = BadServer()
+    try:
+        url = server.add("part", path.read_bytes())
+        for every, most in ((1, 12), (40, 12)):
+            server.requests.clear()
+            found = list(read_latents(url, every=every, fingerprint=PRINT))
+            assert len(found) == -(-100 // every)
+            for number, record in found:
+                assert_same(record, latent(number, (32, 32), hidden=True))
+            assert len(server.requests) <= most
+    finally:
+        server.close()
 
 
 def test_any_safetensors_library_reads_it(tmp_path: Path) -> None:
