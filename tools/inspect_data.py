@@ -34,9 +34,9 @@ from ppsd.data.captions import RULES
 from ppsd.data.command_line import Parser, available_cpus, natural, positive, run_tool
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.clean import check_output, write_clean
+from ppsd.data.inspection.job import Setup, make_setup
 from ppsd.data.inspection.journal import Journal
 from ppsd.data.inspection.page import write_page
-from ppsd.data.inspection.part import make_setup
 from ppsd.data.inspection.plan import distinct_parts
 from ppsd.data.inspection.report import make_report
 from ppsd.data.inspection.result import PartResult
@@ -176,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def inspect_whole(
-    args: argparse.Namespace, sources: Sequence[RecordSource], config: StreamConfig, setup: Any, journal: Journal
+    args: argparse.Namespace, sources: Sequence[RecordSource], config: StreamConfig, setup: Setup, journal: Journal
 ) -> int:
     distinct = [distinct_parts(source.parts) for source in sources]
     count = sum(len(parts.parts) for parts in distinct)

@@ -18,8 +18,9 @@ from PIL import Image
 from ppsd.data.config import StreamConfig
 from ppsd.data.decode import CORRUPT_IMAGE, NOT_AN_IMAGE
 from ppsd.data.inspection.figures import make_figures
+from ppsd.data.inspection.job import PartJob, make_setup
 from ppsd.data.inspection.journal import Journal
-from ppsd.data.inspection.part import PartJob, inspect_part, make_setup
+from ppsd.data.inspection.part import inspect_part
 from ppsd.data.inspection.plan import STRIDE, distinct_parts
 from ppsd.data.inspection.result import ROW, PartResult
 from ppsd.data.inspection.run import empty_summary, inspect_all, inspect_sample

@@ -9,8 +9,8 @@ import pytest
 
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.clean import Cleaned, write_clean
+from ppsd.data.inspection.job import make_setup
 from ppsd.data.inspection.journal import Journal
-from ppsd.data.inspection.part import make_setup
 from ppsd.data.inspection.plan import distinct_parts
 from ppsd.data.inspection.run import inspect_all
 from ppsd.data.source import RecordSource, open_sources

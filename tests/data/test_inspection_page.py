@@ -14,8 +14,8 @@ from PIL import Image
 
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.charts import bars, histogram, scatter
+from ppsd.data.inspection.job import make_setup
 from ppsd.data.inspection.page import page, write_page
-from ppsd.data.inspection.part import make_setup
 from ppsd.data.inspection.plan import distinct_parts
 from ppsd.data.inspection.report import Report, duration, make_report, size
 from ppsd.data.inspection.run import inspect_all

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ppsd.data.config import StreamConfig
-from ppsd.data.inspection.part import Setup, inspect_part, make_setup
+from ppsd.data.inspection.job import Setup, make_setup
+from ppsd.data.inspection.part import inspect_part
 from ppsd.data.inspection.plan import distinct_parts, quick_jobs, read_sources
 from ppsd.data.inspection.run import empty_summary, inspect_all
 from ppsd.data.inspection.summary import SourceCount, Summary

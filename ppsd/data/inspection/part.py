@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
-import math
 import os
 import pickle
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
-from types import ModuleType
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -24,11 +18,12 @@ from ppsd.data.captions import choose_caption
 from ppsd.data.config import StreamConfig
 from ppsd.data.decode import open_image
 from ppsd.data.filters import pixel_size
+from ppsd.data.inspection.job import PartJob, Setup
 from ppsd.data.inspection.looks import NO_LOOK, difference_hash
 from ppsd.data.inspection.result import ROW, PartResult, Tile
+from ppsd.data.inspection.tiles import jpeg_of, make_room, text_of
 from ppsd.data.sample import SampleMaker
 from ppsd.data.seeds import Draw, derive_seed, uniform
-from ppsd.data.source import ReadPart
 from ppsd.data.tokens import TokenizeCaptions
 from ppsd.formats.laion import CORRUPT_GZIP, EMPTY_PART, TRUNCATED_GZIP, UNREADABLE_PART
 from ppsd.formats.latents import NOT_LATENTS, TRUNCATED_LATENTS
@@ -44,56 +39,8 @@ PART_FAILURES = frozenset(
     )
 )
 MAX_TOKENS = 1000  # longer captions count as this long
-TILE_SIDE = 512
 
 AnyRecord = Union[Record, LatentRecord]
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all parts of an inspection have in common. tokenizer: pickled, b"" for none.
-
-    details: whether to note what only a report needs: looks and tiles. Caption dropout is off: it says nothing of data.
-    """
-
-    config: StreamConfig
-    tokenizer: bytes = b""
-    seed: int = 0
-    details: bool = True
-
-
-@dataclass(frozen=True)
-class PartJob:
-    """The records of a part whose number n has (n - 1) % every == offset, at most `limit` of them.
-
-    tiles: how many of its samples to show. again: records of it were looked at before.
-    """
-
-    source: int
-    part: int
-    path: str
-    read: ReadPart
-    repeats: int = 1
-    every: int = 1
-    offset: int = 0
-    limit: Optional[int] = None
-    tiles: int = 0
-    again: bool = False
-
-
-def make_setup(config: StreamConfig, tokenizer: Any, seed: int, details: bool) -> Setup:
-    """`tokenizer`: the one of the training, or None."""
-    blob = io.BytesIO()
-    if tokenizer is not None:
-        _Pickler(blob).dump(tokenizer)
-    return Setup(replace(config, caption_dropout_rate=0.0), blob.getvalue(), seed, details)
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles modules, too: tokenizers of paddlenlp hold one."""
-
-    def reducer_override(self, value: Any) -> Any:
-        return (import_module, (value.__name__,)) if isinstance(value, ModuleType) else NotImplemented
 
 
 def inspect_part(setup: Setup, job: PartJob) -> PartResult:
@@ -214,25 +161,15 @@ class _Inspector:
         self, job: PartJob, number: int, record: Any, sample: Sample, result: PartResult, chance: float
     ) -> None:
         """Keep the sample for the contact sheet if it is among the job's luckiest."""
-        if not (job.tiles and self._details) or isinstance(record, LatentRecord):
+        limit = job.tiles if self._details and isinstance(record, Record) else 0
+        if not make_room(result.tiles, limit, chance):
             return
-        if len(result.tiles) == job.tiles:
-            worst = max(result.tiles, key=lambda tile: tile.chance)
-            if worst.chance <= chance:
-                return
-            result.tiles.remove(worst)
         caption = choose_caption((record.caption, *record.more_captions), self._config.caption_rule, sample.seed)
-        where, tokens = f"{job.path}:{number}", self._tokens(caption)
+        kept = None if self._tokenizer is None else text_of(sample.input_ids, self._tokenizer)
+        tokens = self._tokens(caption)
         cut = tokens > self._config.max_length
-        result.tiles.append(Tile(_jpeg(sample.pixels), where, caption[:2000], self._kept(sample), tokens, cut, chance))
-
-    def _kept(self, sample: Sample) -> Optional[str]:
-        """What the tokens of a sample say."""
-        if self._tokenizer is None:
-            return None
-        ids = sample.input_ids.tolist()
-        ends = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, self._tokenizer.pad_token_id)
-        return str(self._tokenizer.decode([token for token in ids if token not in ends]))
+        where = f"{job.path}:{number}"
+        result.tiles.append(Tile(jpeg_of(sample.pixels), where, caption[:2000], kept, tokens, cut, chance))
 
 
 def _buckets(config: StreamConfig) -> Optional[Buckets]:
@@ -251,14 +188,3 @@ def _no_tokens(caption: str) -> np.ndarray:
 def _hash(data: bytes) -> int:
     """64 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _jpeg(pixels: np.ndarray) -> str:
-    """uint8 [3,H,W] -> a JPEG file in base64, made smaller only above TILE_SIDE."""
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    shrink = math.sqrt(max(1.0, image.width * image.height / TILE_SIDE**2))
-    if shrink > 1:
-        image = image.resize((round(image.width / shrink), round(image.height / shrink)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=88)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppsd.data.inspection.part import PartJob
+from ppsd.data.inspection.job import PartJob
 from ppsd.data.order import Shuffled
 from ppsd.data.seeds import derive_seed, uniform
 from ppsd.data.source import RecordSource

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Callable, Optional
 
+from ppsd.data.inspection.job import PartJob, Setup
 from ppsd.data.inspection.journal import Journal
-from ppsd.data.inspection.part import PartJob, Setup, inspect_part
+from ppsd.data.inspection.part import inspect_part
 from ppsd.data.inspection.plan import Distinct, all_jobs, sample_jobs
 from ppsd.data.inspection.result import PartResult
 from ppsd.data.inspection.summary import Summary
