@@ -51,9 +51,14 @@ def decode_pixels(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[np.n
 
 
 def decode_shrunk(
-    data: bytes, max_pixels: int = MAX_IMAGE_PIXELS, shrink: Callable[[int, int], int] = lambda width, height: 1
+    data: bytes,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    shrink: Callable[[int, int], int] = lambda width, height: 1,
+    reuse: bool = False,
 ) -> Union[Pixels, BadRecord]:
     """The same, of plain JPEGs at 1/1, 1/2, 1/4 or 1/8 of their size: 1 over shrink(width, height).
+
+    reuse: the array is good until the thread's next call, which saves time.
 
     A JPEG that EXIF turns is not shrunk: a pixel that is cut off at its right or lower edge would change sides.
     """
@@ -65,7 +70,7 @@ def decode_shrunk(
     orientation = orientation_of(image)
     width, height = image.size
     denominator = shrink(width, height) if orientation == 1 else 1
-    pixels = jpeg_pixels(data, width, height, denominator)
+    pixels = jpeg_pixels(data, width, height, denominator, reuse)
     if pixels is None:
         return _from_pillow(image, denominator)
     if orientation >= 5:

@@ -71,7 +71,7 @@ class SampleMaker:
                 return 1
             return denominator_for(width, height, *scaled_size(width, height, config.resolution, bucket))
 
-        decoded = decode_shrunk(record.image, config.max_image_pixels, shrink)
+        decoded = decode_shrunk(record.image, config.max_image_pixels, shrink, reuse=True)
         if isinstance(decoded, BadRecord):
             return decoded
         return training_crop(

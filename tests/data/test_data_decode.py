@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import threading
 import warnings
 from typing import Any
 
@@ -293,6 +294,21 @@ def test_pixels_of_a_truncated_jpeg_are_corrupt(keep: float, progressive: bool) 
     record = decode_pixels(data[: int(len(data) * keep)])
     assert isinstance(record, BadRecord)
     assert record.reason == "corrupt image"
+
+
+def test_memory_that_is_reused_gives_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg, "_thread", threading.local())
+    files = jpegs()
+    for data in files:
+        assert np.array_equal(decode_shrunk(data, reuse=True).array, decode_pixels(data))  # type: ignore[union-attr]
+    sizes = [decode_shrunk(data, reuse=True).array.nbytes for data in files]  # type: ignore[union-attr]
+    assert len(jpeg._thread.buffer) == max(sizes)
+    monkeypatch.setattr(jpeg, "REUSED_BYTES", 2999)
+    small, large = jpeg_bytes(30, 30), jpeg_bytes(32, 32)
+    for data, shares in ((small, True), (large, False)):
+        first, second = (decode_shrunk(data, reuse=True).array for _ in range(2))  # type: ignore[union-attr]
+        assert np.shares_memory(first, second) == shares
+    assert not np.shares_memory(decode_pixels(small), decode_pixels(small))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("denominator", [1, 2, 4, 8])
