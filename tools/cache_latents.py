@@ -33,13 +33,12 @@ from ppdiffusers import AutoencoderKL
 from ppdiffusers.transformers import AutoTokenizer, CLIPTextModel
 from tqdm import tqdm
 
-from ppsd.data.command_line import Parser, available_cpus, failed, natural, positive, run_tool
+from ppsd.data.command_line import Parser, add_remote_flags, available_cpus, failed, natural, positive, run_tool
 from ppsd.data.config import StreamConfig
 from ppsd.formats.filelist import FILELIST_SUFFIX, LIST_SUFFIX
 from ppsd.formats.latent_layout import LatentLayout
 from ppsd.formats.latent_rows import DTYPES
 from ppsd.formats.layout import check_name
-from ppsd.formats.remote_settings import configure
 from ppsd.models.loading import load_component
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
 from ppsd.trainers.latent_cache import TextEncoder
@@ -57,7 +56,6 @@ _SETTINGS = (
     "max_bucket_reso",
 )
 _SETTINGS += ("bucket_reso_steps", "bucket_no_upscale", "caption_rule", "image_column", "caption_column", "filter")
-_REMOTE = ("data_cache_dir", "data_cache_gb")
 _LOOK_AGAIN_SECONDS = 2.0
 
 
@@ -76,6 +74,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--batch_size", type=positive, default=16, help="Images encoded at a time. Default: %(default)s.")
     add("--num_workers", type=natural, default=available_cpus(), help="Threads that decode. Default: one a CPU.")
     add("--device", help="gpu, gpu:1, cpu, npu, xpu ... Default: a GPU where paddle has one, else the CPU.")
+    add_remote_flags(parser)
     add("--disable_tqdm", action="store_true", help="No progress bar.")
     return parser.parse_args(argv)
 
@@ -88,7 +87,7 @@ _SHARED: dict[Any, tuple[str, ...]] = {
         "tokenizer_name",
         "model_max_length",
     ),
-    DataArguments: ("data_format", *(name for name in _SETTINGS if name != "resolution"), *_REMOTE),
+    DataArguments: ("data_format", *(name for name in _SETTINGS if name != "resolution")),
     SDTrainingArguments: ("resolution",),
 }
 _DTYPE_HELP = (
@@ -157,7 +156,6 @@ def run(args: argparse.Namespace) -> int:
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     _set_device(args.device)
     begin = time.monotonic()
-    configure(cache_dir=args.data_cache_dir, cache_gb=args.data_cache_gb)
     parts = load(args)
     parts.layout.prepare()
     names = list(parts.numbers)

@@ -29,7 +29,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ppsd.data.command_line import Parser, available_cpus, failed, natural, positive, report, run_tool
+from ppsd.data.command_line import (
+    Parser,
+    add_remote_flags,
+    available_cpus,
+    failed,
+    natural,
+    positive,
+    report,
+    run_tool,
+)
 from ppsd.data.convert_inputs import IMAGES_PER_SOURCE, open_inputs
 from ppsd.data.converting import GZIP_FORMATS, SUFFIXES, Target, convert
 from ppsd.data.filters import Filter
@@ -53,6 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--filter", type=condition, help='Which records to take, such as "width >= 512 and pwatermark < 0.8".')
     workers = "Processes that write parts; 0: none but this one. The files do not depend on it. Default: one a CPU."
     add("--num_workers", type=natural, default=available_cpus(), help=workers)
+    add_remote_flags(parser)
     add("--disable_tqdm", action="store_true", help="No progress bar.")
     args = parser.parse_args(argv)
     if args.save_gzip_file and args.output_format not in GZIP_FORMATS:

@@ -31,7 +31,7 @@ from typing import Any, Optional
 from tqdm import tqdm
 
 from ppsd.data.captions import RULES
-from ppsd.data.command_line import Parser, available_cpus, natural, positive, run_tool
+from ppsd.data.command_line import Parser, add_remote_flags, available_cpus, natural, positive, run_tool
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.clean import check_output, write_clean
 from ppsd.data.inspection.job import Setup, make_setup
@@ -73,6 +73,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--fix", type=Path, metavar="OUT", help="Folder to write a data set of the usable records to.")
     add("--drop_duplicates", action="store_true", help="With --fix: of identical images keep the first only.")
     add("--output_name", default="clean", help="With --fix: name of the new lists. Default: %(default)s.")
+    add_remote_flags(parser)
     add("--disable_tqdm", action="store_true", help="No progress bar.")
     args = parser.parse_args(argv)
     _check(parser, args)

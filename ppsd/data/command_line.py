@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import math
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Callable, NoReturn
 from ppsd.data.jobs import WorkerDied
 from ppsd.data.packing import Packed
 from ppsd.formats.layout import Layout
+from ppsd.formats.remote_settings import RemoteSettings, configure
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +41,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def size(text: str) -> float:
+    """A number > 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def add_remote_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags about parts at URLs, which `run_tool` follows."""
+    kept = "Folder on a local disk that keeps parts read from URLs. Default: they are not kept."
+    parser.add_argument("--data_cache_dir", help=kept)
+    limit = "Size limit of --data_cache_dir; the parts used longest ago are deleted. Default: %(default)s."
+    parser.add_argument("--data_cache_gb", type=size, default=RemoteSettings.cache_gb, help=limit)
+
+
 def available_cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -50,6 +71,8 @@ def run_tool(tool: str, run: Callable[[argparse.Namespace], int], args: argparse
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # captions and paths may hold anything
     try:
+        if hasattr(args, "data_cache_dir"):
+            configure(cache_dir=args.data_cache_dir, cache_gb=args.data_cache_gb)
         return run(args)
     except (OSError, ValueError, WorkerDied) as error:
         return failed(tool, describe(error))

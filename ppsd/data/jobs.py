@@ -10,8 +10,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 from multiprocessing import connection
-from typing import Callable, TypeVar
+from typing import Any, Callable, TypeVar
+
+from ppsd.formats.remote_settings import configure, remote_settings
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -32,7 +35,8 @@ def run_jobs(function: Callable[[J], R], jobs: Iterable[J], num_workers: int) ->
         return
     # Not forked: a fork of a process with threads (a progress bar has one) may hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
+    settings = asdict(remote_settings())
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(settings,))
     pending: deque[Future[R]] = deque()
     try:
         for job in jobs:
@@ -47,8 +51,9 @@ def run_jobs(function: Callable[[J], R], jobs: Iterable[J], num_workers: int) ->
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it."""
+def _start_worker(settings: dict[str, Any]) -> None:
+    """Leave Ctrl-C to the parent, and end with it; read parts at URLs as it does."""
+    configure(**settings)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

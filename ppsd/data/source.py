@@ -47,7 +47,7 @@ def open_sources(config: StreamConfig) -> list[RecordSource]:
 
     Raises what read_file_list raises, and ValueError for a filter that cannot be understood.
     """
-    keep = Filter(config.filter) if config.filter else None
+    keep = Filter(config.filter, config.max_image_pixels) if config.filter else None
     sources = []
     for source in read_file_list(config.file_list, config.dialect):
         read: ReadPart = partial(
