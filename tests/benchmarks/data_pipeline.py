@@ -159,13 +159,13 @@ def recipe_leaving_at_once(count: int = 20_000) -> float:
     return left / count
 
 
-def ours_leaving_at_once(photos: PhotoSet, num_images: int) -> float:
-    """The same share over an epoch of ppsd's stream, with default settings."""
+def ours_leaving_at_once(photos: PhotoSet, draws: int = 1000) -> float:
+    """The same share of ppsd's stream with default settings, `draws` samples of each lane."""
     config = StreamConfig(str(photos.file_list))
     sources = open_sources(config)
     lanes = default_lanes(len(sources[0].parts), devices=1)
     settings = lane_settings(config, sources, lanes, 0, SampleMaker(config, lambda caption: np.zeros(1)), BATCH_SIZE)
-    return leaving_at_once(settings, num_images // lanes)
+    return leaving_at_once(settings, draws)
 
 
 def print_results(results: dict[tuple[str, int], Result]) -> None:
@@ -195,7 +195,7 @@ def main() -> None:
         photos = make_set(Path(folder), num_images, args.resolution)
         print(f"{num_images} JPEGs to {args.resolution} px, medians of {rounds} rounds, {os.cpu_count()} CPUs\n")
         results = measure_all(photos, args.resolution, num_images, rounds)
-        at_once = ours_leaving_at_once(photos, num_images)
+        at_once = ours_leaving_at_once(photos)
     print_results(results)
     print_goals(goals(results, recipe_leaving_at_once(), at_once))
 
