@@ -82,10 +82,12 @@ def _part_names(folder: str) -> list[str]:
 
 
 def _check_apart(folder: str, output: Path, inside: bool) -> None:
-    """Refuse to read from a folder that is written to; `inside`: nor from one above it."""
+    """Refuse to read from a folder that is written to; `inside`: nor from one above it, nor from one of its parts."""
     read, written = Path(os.path.realpath(folder)), Path(os.path.realpath(output))
-    if read == written or (inside and read in written.parents):
-        raise ValueError(f"--input {folder}: what is written to {output} would lie in it; choose another output folder")
+    if read == written or (inside and (read in written.parents or written in read.parents)):
+        raise ValueError(
+            f"--input {folder}: what is written to {output} would lie in it or replace it; choose another output folder"
+        )
 
 
 def _item_sources(

@@ -13,7 +13,7 @@ from ppsd.formats.atomic import PathLike
 from ppsd.formats.extras import CAPTION_KEYS, MAX_META_BYTES, plain, split_row
 from ppsd.formats.image_bytes import check_size
 from ppsd.formats.laion import EMPTY_PART, UNREADABLE_PART
-from ppsd.formats.lines import parse_object
+from ppsd.formats.lines import NOT_TEXT, parse_object
 from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord, Record
 
@@ -108,7 +108,7 @@ def _read(
         if end > start:
             try:
                 yield from _read_group(file, group, before, columns, start, every, offset)
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            except (pa.ArrowException, OSError) as error:
                 if raw.failure is not None:
                     raise
                 yield end, BadRecord(CORRUPT_PARQUET, f"rows {before + 1} to {end}: {_one_line(error)}")
@@ -124,12 +124,29 @@ def _read_group(
         numbers = range(before + 1, before + batch.num_rows + 1)
         wanted = [number for number in numbers if number > start and (number - 1) % every == offset]
         if wanted:
-            images = batch.column(columns.image)
+            images = _image_bytes(batch.column(columns.image))
             indices = [number - before - 1 for number in wanted]
-            rows = batch.drop_columns([columns.image]).take(pa.array(indices)).to_pylist()
+            rows = _rows(batch.drop_columns([columns.image]).take(pa.array(indices)))
             for number, index, row in zip(wanted, indices, rows):
-                yield number, columns.record(images[index].as_py(), row)
+                yield number, row if isinstance(row, BadRecord) else columns.record(images[index].as_py(), row)
         before += batch.num_rows
+
+
+def _image_bytes(column: pa.Array) -> pa.Array:
+    """A column of images without their paths, which need not be text."""
+    from pyarrow import compute, types
+
+    return compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | BadRecord]:
+    """The rows of a batch; one that has no text where there should be some does not cost the others."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [BadRecord(NOT_TEXT, str(error))]
+    return [row for index in range(batch.num_rows) for row in _rows(batch.slice(index, 1))]
 
 
 class _Columns:
@@ -153,8 +170,7 @@ class _Columns:
             return _missing("caption", caption_column or " or ".join(CAPTION_KEYS), schema)
         return _Columns([image, *texts], image, caption_column)
 
-    def record(self, image: Any, row: dict[str, Any]) -> Record | BadRecord:
-        data = image.get("bytes") if isinstance(image, dict) else image
+    def record(self, data: Optional[bytes], row: dict[str, Any]) -> Record | BadRecord:
         if data is None:
             return BadRecord(NO_IMAGE_BYTES, f"column {self.image!r}")
         bad = check_size(len(data), f"column {self.image!r}")

@@ -13,6 +13,7 @@ from ppsd.formats.lines import excerpt
 
 BLOCK = 512
 MAX_HEADER_BYTES = 2**20
+MAX_SIZE_DIGITS = 20
 TRUNCATED_TAR = "truncated tar"
 CORRUPT_TAR = "corrupt tar"
 
@@ -97,7 +98,7 @@ class TarReader:
             return overrides._replace(name=data.split(b"\0", 1)[0])
         fields = _pax_fields(data)
         size_field = fields.get(b"size")
-        if size_field is not None and not size_field.isdigit():
+        if size_field is not None and not (size_field.isdigit() and len(size_field) <= MAX_SIZE_DIGITS):
             raise BadTar(CORRUPT_TAR, f"size {excerpt(size_field)} in a pax header")
         return _Overrides(
             fields.get(b"path", overrides.name), int(size_field) if size_field is not None else overrides.size
@@ -129,10 +130,9 @@ def _number(field: bytes) -> int:
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip()
-    try:
-        return int(digits or b"0", 8)
-    except ValueError:
-        raise BadTar(CORRUPT_TAR, f"{excerpt(field)} where a header has an octal number") from None
+    if digits.strip(b"01234567"):  # int() takes a sign, too
+        raise BadTar(CORRUPT_TAR, f"{excerpt(field)} where a header has an octal number")
+    return int(digits or b"0", 8)
 
 
 def _name(header: bytes) -> bytes:

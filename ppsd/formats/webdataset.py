@@ -30,6 +30,7 @@ NO_IMAGE = "no image"
 TEXT_TOO_LARGE = "text file too large"
 DUPLICATE_MEMBER = "duplicate member"
 MAX_TEXT_BYTES = 2**20
+MAX_LABEL_DIGITS = 18
 
 Line = tuple[int, Union[Record, BadRecord]]
 
@@ -159,7 +160,8 @@ class _Example:
             return BadRecord(row.reason, f"{self._key}.json: {row.detail}")
         if "cls" in self._files:
             label = self._files["cls"].decode("utf-8", "replace").strip()
-            row.setdefault("cls", int(label) if label.isdecimal() else label)
+            is_number = label.isdecimal() and len(label) <= MAX_LABEL_DIGITS
+            row.setdefault("cls", int(label) if is_number else label)
         return row
 
     def _captions(self, row: dict[str, Any]) -> tuple[str, dict[str, Any], tuple[str, ...]] | BadRecord:

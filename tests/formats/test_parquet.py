@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppsd.formats import image_bytes, laion, parquet, parquet_writer
-from ppsd.formats.lines import NO_CAPTION
+from ppsd.formats.lines import NO_CAPTION, NOT_TEXT
 from ppsd.formats.parquet import read_parquet
 from ppsd.formats.parquet_writer import write_parquet
 from ppsd.types import BadRecord, Record
@@ -84,6 +84,15 @@ def test_null_and_empty_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = make(tmp_path / "a.parquet", {"png": images, "TEXT": pa.array(captions, pa.large_string())})
     reasons = [NO_CAPTION, parquet.NO_IMAGE_BYTES, "empty image", "image file too large", ""]
     assert outcomes(path) == list(enumerate(reasons, start=1))
+
+
+def test_what_is_no_text_costs_its_record_and_no_other(tmp_path: Path) -> None:
+    captions, names = [b"a", b"\xff\xfe", b"c"], [b"\xff.jpg", b"2.jpg", b"3.jpg"]
+    texts, paths = (pa.Array.from_buffers(pa.string(), 3, pa.array(data).buffers()) for data in (captions, names))
+    images = pa.StructArray.from_arrays([pa.array([JPEG, JPEG, None], pa.binary()), paths], ["bytes", "path"])
+    path = make(tmp_path / "a.parquet", {"image": images, "text": texts})
+    assert outcomes(path) == [(1, "a"), (2, NOT_TEXT), (3, parquet.NO_IMAGE_BYTES)]
+    assert outcomes(path, every=2, offset=0) == [(1, "a"), (3, parquet.NO_IMAGE_BYTES)]
 
 
 @pytest.mark.parametrize("row_group_size", [1, 7, 1000])

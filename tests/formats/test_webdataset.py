@@ -211,6 +211,31 @@ def test_damaged_pax_headers_are_no_crash(tmp_path: Path) -> None:
         }
 
 
+def with_size(data: bytes, size: bytes) -> bytes:
+    """An archive whose first header says another size, with the checksum that makes it right."""
+    header = data[:124] + size.ljust(12, b"\0") + data[136:148] + b" " * 8 + data[156:512]
+    return header[:148] + b"%06o\0 " % sum(header) + header[156:] + data[512:]
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "1.xyz"])
+def test_size_below_zero_is_neither_a_crash_nor_a_hang(tmp_path: Path, name: str) -> None:
+    path = make_tar(tmp_path / "a.tar", [(name, JPEG)])
+    path.write_bytes(with_size(path.read_bytes(), b"-1001"))  # to go back by 512 bytes: to this header
+    assert outcomes(path) == [(1, tar.CORRUPT_TAR)]
+
+
+def test_numbers_of_thousands_of_digits_are_no_crash(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    path = make_tar(tmp_path / "a.tar", [("1.jpg", JPEG), ("1.txt", b"x"), ("1.cls", digits.encode())])
+    assert next(read_tar(path))[1] == Record(JPEG, "x", {"cls": digits})
+    field = b"5011 size=" + digits.encode() + b"\n"
+    path = make_tar(tmp_path / "b.tar", [("1.jpg", JPEG)], tarfile.USTAR_FORMAT)
+    header = make_tar(tmp_path / "c.tar", [("x", field)], tarfile.USTAR_FORMAT).read_bytes()
+    header = header[:156] + b"x" + header[157:512] + field.ljust(5120, b"\0")
+    path.write_bytes(with_size(header, b"%o" % len(field)) + path.read_bytes())
+    assert outcomes(path) == [(1, tar.CORRUPT_TAR)]
+
+
 @pytest.mark.parametrize("cut", [0.3, 0.9, 0.9999])
 def test_truncated_and_corrupt_gzip(tmp_path: Path, cut: float) -> None:
     path = make_tar(tmp_path / "a.tar.gz", img2dataset_files(50), mode="w:gz")

@@ -378,6 +378,15 @@ def test_bad_flags_are_one_line_and_exit_code_2(
     assert message in capsys.readouterr().err
 
 
+def test_a_part_that_would_be_replaced_is_not_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert("in", to="image_folder") == 0
+    before = tree()
+    part = "out/image_folder_format_data/part-000001"
+    assert convert(part, to="image_folder") == 1
+    assert f"--input {part}: what is written to" in capsys.readouterr().err
+    assert tree() == before
+
+
 def test_as_a_script_with_workers_and_a_progress_bar(folder: Path) -> None:
     command = [sys.executable, SCRIPT, "--input", "in", "--output_path", "out", "--output_format", "webdataset"]
     run = subprocess.run([*command, "--num_workers", "2"], capture_output=True, text=True, timeout=60)
