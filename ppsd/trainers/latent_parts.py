@@ -22,6 +22,7 @@ from ppsd.data.tokens import TokenizeCaptions
 from ppsd.formats.filelist import Source, read_file_list
 from ppsd.formats.latent_layout import LatentLayout, distinct_parts
 from ppsd.formats.latents import Rounding, read_bad, read_origin, write_latents
+from ppsd.formats.stamp import part_stamp
 from ppsd.trainers.latent_cache import Encoder, TextEncoder, encode_records, latent_fingerprint
 from ppsd.types import BadRecord, Record, Sample
 
@@ -116,12 +117,9 @@ class LatentParts:
         self.layout.write_lists(self.sources, self.numbers)
 
     def _origin(self, part: str) -> str:
-        """A hash of the part's place, size and time, and of the settings that are not in the fingerprint."""
-        try:
-            state = os.stat(part)
-            facts: list[Any] = [os.path.abspath(part), state.st_size, state.st_mtime_ns]
-        except OSError:  # a URL, or not there
-            facts = [part]
+        """A hash of the part's place and stamp, and of the settings that are not in the fingerprint."""
+        stamp = part_stamp(part)
+        facts: list[Any] = [part] if stamp is None else [os.path.abspath(part), *stamp]
         config = self._config
         facts += [config.dialect, config.filter, config.image_column, config.caption_column, self._dtype]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()

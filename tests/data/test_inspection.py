@@ -211,6 +211,20 @@ def test_part_that_has_changed_is_read_again(file_list: Path, tmp_path: Path) ->
     journal.close()
 
 
+def test_file_of_a_folder_that_is_written_anew_is_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "10_cat").mkdir(parents=True)
+    for i in range(3):
+        (folder / "10_cat" / f"{i}.jpg").write_bytes(GOOD[i])
+    config = settings(write_lists(tmp_path, {"a": [folder]}))
+    journal = Journal(tmp_path / "state.jsonl", {})
+    assert whole(config, journal=journal).tally.used == 30
+    assert sum(1 for _ in journal.results(open_sources(config))) == 1
+    (folder / "10_cat" / "1.jpg").write_bytes(b"broken")
+    assert whole(config, journal=journal).tally.used == 20
+    journal.close()
+
+
 def test_parts_of_another_list_are_read_again(file_list: Path, tmp_path: Path) -> None:
     """The state may be given with lists whose parts have the same names, or fewer parts."""
     journal = Journal(tmp_path / "state.jsonl", {})

@@ -116,6 +116,12 @@ def test_data_set_that_is_there_is_not_overwritten(file_list: Path, tmp_path: Pa
     assert clean(file_list, tmp_path / "out").records == 5
 
 
+def test_killed_between_its_lists_it_can_be_run_again(file_list: Path, tmp_path: Path) -> None:
+    first = contents(clean(file_list, tmp_path / "out").file_list)
+    (tmp_path / "out" / "filelist" / "clean.filelist.list").unlink()
+    assert contents(clean(file_list, tmp_path / "out").file_list) == first
+
+
 def test_part_that_changes_meanwhile_is_an_error(tmp_path: Path) -> None:
     calls = []
 

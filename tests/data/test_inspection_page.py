@@ -24,7 +24,7 @@ from ppsd.data.source import open_sources
 from tests.images import jpeg_bytes, part_line, write_lines, write_lists
 
 CHINESE = "一只红色的猫坐在窗台上"
-HOSTILE = "<script>alert('x')</script> & \"quotes\""
+HOSTILE = "<script>alert('x')</script> & \"quotes\" \x1b[31m"
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,8 @@ def test_terminal_table(report: Report) -> None:
     text = "\n".join(lines)
     assert lines[0].endswith("a.filelist.list: 8 records of all 2 parts")
     assert lines[-1] == "Training can start."
+    assert HOSTILE.replace("\x1b", "?") in text
+    assert "\x1b" not in text
     assert re.search(r"^  +1  too small +\S+part-1:8 50 x 40, --resolution is 64$", text, flags=re.MULTILINE)
     assert re.search(rf"^  +2  {CHINESE} +\S+part-1:1$", text, flags=re.MULTILINE)
     assert re.search(r"^  width +100 .* 180$", text, flags=re.MULTILINE)

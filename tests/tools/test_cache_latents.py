@@ -136,6 +136,21 @@ def test_a_finished_part_is_kept_and_a_changed_one_is_made_again(
     assert len(list(read_latents(part(tmp_path / "out", 1)))) == 1
 
 
+def test_a_changed_caption_file_makes_its_folder_again(
+    pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").write_bytes(jpeg_bytes(72, 80))
+    (tmp_path / "images" / "1.txt").write_text("first")
+    command = flags(pipeline, write_lists(tmp_path, {"a": [tmp_path / "images"]}), tmp_path / "out")
+    assert tool.main(command) == tool.main(command) == 0
+    assert "1 parts were there already" in capsys.readouterr().out
+    (tmp_path / "images" / "1.txt").write_text("second")
+    assert tool.main(command) == 0
+    ((_, record),) = read_latents(part(tmp_path / "out", 1))
+    assert record.caption == "second"
+
+
 def test_other_models_or_flags_make_all_of_it_again(pipeline: Path, file_list: Path, tmp_path: Path) -> None:
     assert tool.main(flags(pipeline, file_list, tmp_path)) == 0
     first = read_fingerprint(part(tmp_path, 1))

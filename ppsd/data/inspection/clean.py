@@ -13,7 +13,7 @@ from ppsd.data.inspection.journal import Journal
 from ppsd.data.jobs import run_jobs
 from ppsd.data.source import ReadPart, RecordSource
 from ppsd.formats.extras import MAX_META_BYTES, extras_json
-from ppsd.formats.filelist import relative_entry, write_file_list, write_filelist
+from ppsd.formats.filelist import FILELIST_SUFFIX, relative_entry, write_file_list, write_filelist
 from ppsd.formats.image_bytes import MAX_IMAGE_BYTES
 from ppsd.formats.inflate import GZIP_MAGIC
 from ppsd.formats.laion import write_part
@@ -65,6 +65,8 @@ def write_clean(
     OSError for what cannot be written.
     """
     check_output(layout)
+    for filelist in _filelists(sources, layout):
+        filelist.unlink(missing_ok=True)  # of a run that was killed before it wrote the list of them
     layout.prepare()
     cleaned = Cleaned(layout.file_list)
     new_parts: list[dict[int, str]] = [{} for _ in sources]
@@ -148,14 +150,12 @@ def _write_lists(
 ) -> None:
     """A filelist for each source that has parts left, and the list over them."""
     entries, weights = [], []
-    for index, source in enumerate(sources):
+    for index, (source, filelist) in enumerate(zip(sources, _filelists(sources, layout))):
         by_path = {source.parts[part]: out for part, out in new_parts[index].items()}
         outs = [by_path[path] for path in source.parts if path in by_path]
         if not outs:
             cleaned.left_out.append(source.name)
             continue
-        name = layout.name if len(sources) == 1 else f"{layout.name}-{index + 1}-{_plain(source.name)}"
-        filelist = layout.filelist.with_name(f"{name}.filelist")
         write_filelist(filelist, [relative_entry(out, filelist) for out in outs])
         entries.append(relative_entry(filelist, layout.file_list))
         weights.append(source.weight)
@@ -163,6 +163,14 @@ def _write_lists(
         raise ValueError(f"--fix {layout.root}: there is not one usable record to write")
     given = [weight for weight in weights if weight is not None]
     write_file_list(layout.file_list, entries, given if len(given) == len(entries) else None)
+
+
+def _filelists(sources: Sequence[RecordSource], layout: Layout) -> list[Path]:
+    """One for each source."""
+    if len(sources) == 1:
+        return [layout.filelist]
+    names = (f"{layout.name}-{number}-{_plain(source.name)}" for number, source in enumerate(sources, start=1))
+    return [layout.filelist.with_name(f"{name}{FILELIST_SUFFIX}") for name in names]
 
 
 def _plain(name: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
-from ppsd.data.inspection.part import part_stamp
 from ppsd.data.inspection.result import PartResult
 from ppsd.data.source import RecordSource
+from ppsd.formats.stamp import part_stamp
 
 VERSION = 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from ppsd.formats.laion import CORRUPT_GZIP, EMPTY_PART, TRUNCATED_GZIP, UNREADA
 from ppsd.formats.latents import NOT_LATENTS, TRUNCATED_LATENTS
 from ppsd.formats.parquet import CORRUPT_PARQUET, MISSING_COLUMN
 from ppsd.formats.parts import UNKNOWN_FORMAT
+from ppsd.formats.stamp import part_stamp
 from ppsd.formats.tar import CORRUPT_TAR, TRUNCATED_TAR
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
@@ -46,15 +46,6 @@ AnyRecord = Union[Record, LatentRecord]
 def inspect_part(setup: Setup, job: PartJob) -> PartResult:
     """Whatever is wrong with the part or its records is counted in the result."""
     return _inspector(setup).inspect(job)
-
-
-def part_stamp(path: str) -> Optional[list[int]]:
-    """Size in bytes and time of change in ns; None for what is not on a local disk."""
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return None
-    return [facts.st_size, facts.st_mtime_ns]
 
 
 @lru_cache(maxsize=1)

@@ -52,7 +52,7 @@ class PartResult:
 
     records: those that were looked at, usable or not; estimate: how many the whole part has, None where that cannot be
     said; repeats: how often the list names the part; seconds: what reading them and making samples of them took.
-    kinds: "JPEG RGB" and the like, with how many. stamp: the part file's size and time of change; None at a URL.
+    kinds: "JPEG RGB" and the like, with how many. stamp: see ppsd.formats.stamp.
     """
 
     source: int

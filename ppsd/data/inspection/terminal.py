@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -11,7 +12,11 @@ WIDEST = 100
 
 
 def report_lines(report: Report) -> Iterator[str]:
-    """The lines of the report."""
+    """The lines of the report. Captions cannot control the terminal."""
+    return (re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", line) for line in _lines(report))
+
+
+def _lines(report: Report) -> Iterator[str]:
     yield f"{report.file_list}: {report.scope}"
     yield ""
     yield from table_lines([("", ""), *report.facts])[1:]
