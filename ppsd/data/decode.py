@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple, Union
 import numpy as np
 from PIL import Image
 
-from ppsd.data.jpeg import jpeg_pixels
+from ppsd.data.jpeg import DamagedJpeg, jpeg_pixels
 from ppsd.data.upright import orientation_of, turned_pixels, upright_rgb
 from ppsd.types import BadRecord
 
@@ -45,7 +45,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image
 
 
 def decode_pixels(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[np.ndarray, BadRecord]:
-    """The pixels of `decode_image` as uint8 [H,W,3], bit for bit, without Pillow's detour for plain JPEGs."""
+    """The pixels of `decode_image` as uint8 [H,W,3], bit for bit, without Pillow's detour for plain JPEGs.
+
+    A JPEG in which libjpeg finds damage is a BadRecord, where Pillow would fill up the pixels that are lost.
+    """
     pixels = decode_shrunk(data, max_pixels)
     return pixels if isinstance(pixels, BadRecord) else pixels.array
 
@@ -70,7 +73,10 @@ def decode_shrunk(
     orientation = orientation_of(image)
     width, height = image.size
     denominator = shrink(width, height) if orientation == 1 else 1
-    pixels = jpeg_pixels(data, width, height, denominator, reuse)
+    try:
+        pixels = jpeg_pixels(data, width, height, denominator, reuse)
+    except DamagedJpeg as error:
+        return BadRecord(CORRUPT_IMAGE, str(error))
     if pixels is None:
         return _from_pillow(image, denominator)
     if orientation >= 5:

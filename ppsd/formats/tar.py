@@ -61,6 +61,7 @@ class TarReader:
             if len(header) < BLOCK:
                 raise BadTar(TRUNCATED_TAR, "the file ends before the block that marks the end of the archive")
             if header == _ZEROS:
+                self._check_end()
                 return None
             check_header(header)
             kind, size = header[156:157], _number(header[124:136])
@@ -82,6 +83,12 @@ class TarReader:
         if len(data) < size:
             raise BadTar(TRUNCATED_TAR, f"the file ends {size - len(data)} bytes before the end of a member")
         return data
+
+    def _check_end(self) -> None:
+        """Behind the block that marks the end there is nothing but zeros, or the block was not the end."""
+        while block := self._source.read(2**16):
+            if block.strip(b"\0"):
+                raise BadTar(CORRUPT_TAR, "there is more behind a block of zeros, which marks the end of the archive")
 
     def _pass_over(self) -> None:
         size = self._unread + self._padding

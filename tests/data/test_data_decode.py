@@ -270,21 +270,34 @@ def test_unusual_jpegs_are_left_to_pillow() -> None:
     assert decode_pixels(jpeg_bytes(20, 10), max_pixels=199) == decode_image(jpeg_bytes(20, 10), max_pixels=199)
 
 
-def test_damage_is_found_as_by_pillow() -> None:
-    """Bytes, headers and ends of JPEGs are changed: no half-grey picture, and nothing refused that Pillow takes."""
+def test_damage_is_found_where_pillow_finds_it_and_more() -> None:
+    """Bytes, headers and ends of JPEGs are changed: no half-grey picture, and no sound picture is refused."""
     rng = random.Random(1)
     reasons = []
     for i in range(400):
         options: dict[str, Any] = {"progressive": True} if i % 3 == 0 else {"icc_profile": b"x" * 50}
-        data = bytearray(encode(noise_image(rng.randint(8, 60), rng.randint(8, 60), i), **options))
+        sound = encode(noise_image(rng.randint(8, 60), rng.randint(8, 60), i), **options)
+        data = bytearray(sound)
         for _ in range(rng.randint(0, 3)):
             data[rng.randrange(len(data) if i % 2 else min(len(data), 600))] = rng.randrange(256)
         end = rng.randrange(len(data)) if i % 4 == 0 else len(data)
         damaged = bytes(data[:end]) + bytes(rng.randrange(256) for _ in range(rng.choice((0, 0, 3))))
-        assert the_same(damaged)
-        image = decode_image(damaged)
-        reasons.append(image.reason if isinstance(image, BadRecord) else "image")
+        image, pixels = decode_image(damaged), decode_pixels(damaged)
+        if isinstance(pixels, BadRecord) and not isinstance(image, BadRecord):
+            assert pixels.reason == "corrupt image"
+            assert damaged != sound
+            reasons.append("passed over by pillow")
+        else:
+            assert the_same(damaged)
+            reasons.append(image.reason if isinstance(image, BadRecord) else "image")
+    assert reasons.count("passed over by pillow") > 20
     assert min(reasons.count("image"), reasons.count("corrupt image")) > 50
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_few_bytes_too_many_are_no_damage(count: int) -> None:
+    data = jpeg_bytes(40, 40)
+    assert the_same(data[:-2] + bytes(count) + data[-2:])
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.7, 0.98])

@@ -146,9 +146,9 @@ def test_resuming_decodes_nothing_again(two_sources: Path, monkeypatch: pytest.M
     decoded: list[bytes] = []
     decode_shrunk = sample_module.decode_shrunk
 
-    def noted(data: bytes, *options: Any) -> Any:
+    def noted(data: bytes, *options: Any, **more: Any) -> Any:
         decoded.append(data)
-        return decode_shrunk(data, *options)
+        return decode_shrunk(data, *options, **more)
 
     monkeypatch.setattr(sample_module, "decode_shrunk", noted)
     take(loader(two_sources), 10)

@@ -185,6 +185,14 @@ def test_truncated_tar(tmp_path: Path) -> None:
         assert outcomes(path, 19, every=5, offset=3)[-1][1] == tar.TRUNCATED_TAR
 
 
+def test_a_block_of_zeros_in_the_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", img2dataset_files(4))
+    data = path.read_bytes()
+    place = next(i for i in range(2048, len(data), 512) if data[i + 257 : i + 262] == b"ustar")
+    path.write_bytes(data[:place] + bytes(512) + data[place:])
+    assert outcomes(path)[-1][1] == "corrupt tar"
+
+
 def test_damaged_headers(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tar", img2dataset_files(20))
     data = path.read_bytes()
