@@ -24,6 +24,7 @@ from ppsd.formats.layout import Layout, remove_part
 from ppsd.formats.lines import NO_CAPTION
 from ppsd.formats.parquet_writer import write_parquet
 from ppsd.formats.parts import read_any
+from ppsd.formats.urls import shown_url
 from ppsd.formats.webdataset import NO_IMAGE, write_tar
 from ppsd.types import BadRecord, LatentRecord, Record
 
@@ -46,10 +47,10 @@ class PartSource:
         for number, record in lines:
             bad = check_any(record)
             if bad is not None:
-                tally.add(bad.reason, f"{self.path}:{number}", bad.detail)
+                tally.add(bad.reason, f"{shown_url(self.path)}:{number}", bad.detail)
             else:
                 assert isinstance(record, Record)
-                yield f"{self.path}:{number}", record
+                yield f"{shown_url(self.path)}:{number}", record
 
 
 @dataclass(frozen=True)

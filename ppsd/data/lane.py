@@ -22,6 +22,7 @@ from ppsd.data.seeds import Draw, derive_seed, permutation
 from ppsd.data.source import RecordSource
 from ppsd.data.tally import Tally
 from ppsd.data.window import AnyRecord, Item, Measure, WindowLimits, WindowReader
+from ppsd.formats.urls import shown_url
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 logger = logging.getLogger(__name__)
@@ -231,7 +232,7 @@ class SourceWalk:
         if isinstance(made, Sample):
             return made
         assert isinstance(made, BadRecord)
-        where = f"{self._source.parts[part]}:{item.line}"
+        where = f"{shown_url(self._source.parts[part])}:{item.line}"
         self._missed.add(made.reason, where, made.detail)
         if self._lane == 0 and self._missed.skipped in _BARREN:
             logger.warning("%s: no usable record for a long while: %s", self._source.name, str(self._missed))

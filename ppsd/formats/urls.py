@@ -39,8 +39,8 @@ def last_name(path: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A URL as messages may show it: without a password and without a signature in its query."""
-    if "@" not in url and "?" not in url:
+    """A URL as messages may show it: without a password and without a signature in its query. A local path as it is."""
+    if not is_url(url) or ("@" not in url and "?" not in url):
         return url
     place = urlsplit(url)
     host = place.netloc.rpartition("@")[2]

@@ -23,6 +23,7 @@ from ppsd.formats.filelist import Source, read_file_list
 from ppsd.formats.latent_layout import LatentLayout, distinct_parts
 from ppsd.formats.latents import Rounding, read_bad, read_origin, write_latents
 from ppsd.formats.stamp import part_stamp
+from ppsd.formats.urls import shown_url
 from ppsd.trainers.latent_cache import Encoder, TextEncoder, encode_records, latent_fingerprint
 from ppsd.types import BadRecord, Record, Sample
 
@@ -109,7 +110,7 @@ class LatentParts:
             count, bad = read_bad(self.layout.part(number))
             tally.used += count - len(bad)
             for record_no, record in bad:
-                tally.add(record.reason, f"{part}:{record_no}", record.detail)
+                tally.add(record.reason, f"{shown_url(part)}:{record_no}", record.detail)
         return tally
 
     def write_lists(self) -> None:

@@ -236,6 +236,7 @@ def test_file_urls_are_local(tmp_path: Path) -> None:
 
 def test_secrets_in_urls_are_not_shown(server: BadServer, caplog: pytest.LogCaptureFixture) -> None:
     assert shown_url("https://me:word@host:8/a?X-Sig=secret") == "https://host:8/a?..."
+    assert shown_url("/data/me@home/what?/part-1") == "/data/me@home/what?/part-1"
     server.faults = ["500", "403"]
     with caplog.at_level(logging.INFO), pytest.raises(PermissionError) as caught:
         open_input(f"{server.url}/part?sig=secret")

@@ -10,7 +10,7 @@ import pytest
 
 from ppsd.formats import remote_settings
 from tests.formats.bad_server import BadServer
-from tests.images import write_parts
+from tests.images import jpeg_bytes, part_line, write_parts
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -42,6 +42,22 @@ def test_parts_at_urls_are_kept(tool: str, url_list: Path, tmp_path: Path, capsy
     assert "7" in capsys.readouterr().out
     kept = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
     assert kept >= sum(part.stat().st_size for part in (tmp_path / "parts" / "set").iterdir())
+
+
+@pytest.mark.parametrize("tool", ["inspect_data.py", "convert_dataset.py"])
+def test_signatures_of_urls_are_not_shown(tool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = BadServer()
+    url = server.add("part-1", part_line("a cat", jpeg_bytes(80, 80)) + b"one column\n")
+    file_list = tmp_path / "remote.filelist"
+    file_list.write_text(f"{url}?sig=secret\n{url[:-1]}2?sig=secret\n")
+    main = runpy.run_path(str(TOOLS / tool), run_name="tool")["main"]
+    assert main([*flags(tool, file_list, tmp_path), "--num_workers", "0", "--disable_tqdm"]) == 0
+    server.close()
+    shown = "".join(capsys.readouterr())
+    shown += "".join(page.read_text(encoding="utf-8") for page in tmp_path.glob("*.html"))
+    assert "part-1?...:2 1 of 3" in shown
+    assert "part-2?...: not found" in shown
+    assert "secret" not in shown
 
 
 @pytest.mark.parametrize("tool", ["inspect_data.py", "convert_dataset.py"])

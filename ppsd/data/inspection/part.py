@@ -30,6 +30,7 @@ from ppsd.formats.parquet import CORRUPT_PARQUET, MISSING_COLUMN
 from ppsd.formats.parts import UNKNOWN_FORMAT
 from ppsd.formats.stamp import part_stamp
 from ppsd.formats.tar import CORRUPT_TAR, TRUNCATED_TAR
+from ppsd.formats.urls import shown_url
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 PART_FAILURES = frozenset(
@@ -80,7 +81,7 @@ class _Inspector:
                 result.tally.used += 1
                 self._keep_tile(job, number, record, made, result, uniform(seed, number))
             elif not (job.again and made.reason in PART_FAILURES):
-                result.tally.add(made.reason, f"{job.path}:{number}", made.detail)
+                result.tally.add(made.reason, f"{shown_url(job.path)}:{number}", made.detail)
         result.rows = np.array(rows, ROW)
         if job.limit is None or result.records < job.limit:
             result.estimate = result.records * job.every
@@ -159,7 +160,7 @@ class _Inspector:
         kept = None if self._tokenizer is None else text_of(sample.input_ids, self._tokenizer)
         tokens = self._tokens(caption)
         cut = tokens > self._config.max_length
-        where = f"{job.path}:{number}"
+        where = f"{shown_url(job.path)}:{number}"
         result.tiles.append(Tile(jpeg_of(sample.pixels), where, caption[:2000], kept, tokens, cut, chance))
 
 

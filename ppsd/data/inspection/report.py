@@ -16,6 +16,7 @@ from ppsd.data.inspection.result import Tile
 from ppsd.data.inspection.summary import Summary
 from ppsd.data.inspection.verdict import filtered, percent, problems, unusable, warnings
 from ppsd.data.source import RecordSource
+from ppsd.formats.urls import shown_url
 from ppsd.types import BadRecord
 
 Table = list[tuple[str, ...]]
@@ -164,7 +165,7 @@ def _tables(
 
 
 def _where(sources: Sequence[RecordSource], place: Place) -> str:
-    return f"{sources[place.source].parts[place.part]}:{place.number}"
+    return f"{shown_url(sources[place.source].parts[place.part])}:{place.number}"
 
 
 def _caption_at(sources: Sequence[RecordSource], config: StreamConfig, place: Place) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from ppsd.data.inspection.plan import TILES
 from ppsd.data.inspection.result import ROW, PartResult, Tile
 from ppsd.data.tally import Tally
+from ppsd.formats.urls import shown_url
 
 MAX_ROWS = 4_000_000
 
@@ -104,7 +105,7 @@ class Summary:
             source.parts += 1
             source.missing += result.missing
             if result.failure is not None:
-                examples = result.tally.examples.get(result.failure, [result.path])
+                examples = result.tally.examples.get(result.failure, [shown_url(result.path)])
                 self.failures.add(result.failure, examples[-1])
             if result.estimate is not None:
                 self.sized_parts += 1
