@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 from ppsd.formats.atomic import PathLike
-from ppsd.formats.extras import CAPTION_KEYS, MAX_META_BYTES, plain, split_row
+from ppsd.formats.extras import CAPTION_KEYS, further_captions, plain, split_row, without
 from ppsd.formats.image_bytes import check_size
 from ppsd.formats.laion import EMPTY_PART, UNREADABLE_PART
 from ppsd.formats.lines import NOT_TEXT, parse_object
@@ -179,14 +179,18 @@ class _Columns:
         more = _more_meta(row.pop(MORE_META, None))
         if isinstance(more, BadRecord):
             return more
-        found = split_row({**plain(row), **more}, self._caption)
-        return found if isinstance(found, BadRecord) else Record(data, found[0], found[2], found[1])
+        found = split_row(plain(row), self._caption)
+        if isinstance(found, BadRecord):
+            return found
+        caption, captions, meta = found
+        captions = tuple(dict.fromkeys([*captions, *further_captions(more, CAPTION_KEYS, caption)]))
+        return Record(data, caption, {**meta, **without(more, CAPTION_KEYS)}, captions)
 
 
 def _more_meta(text: object) -> dict[str, Any] | BadRecord:
     if text is None:
         return {}
-    return parse_object(str(text)[:MAX_META_BYTES])
+    return parse_object(str(text))
 
 
 def _missing(what: str, names: str, schema: pa.Schema) -> BadRecord:

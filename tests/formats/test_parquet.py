@@ -214,6 +214,12 @@ def test_what_is_written_is_read_back_with_its_types(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_meta_of_any_name_and_length_leaves_the_caption_alone(tmp_path: Path) -> None:
+    """The JSON of laion_aes may have a "caption" that is not the one in use."""
+    write_parquet(tmp_path / "a.parquet", [Record(JPEG, "used", {"caption": "other", "tags": ["中" * 60_000]})])
+    assert records(tmp_path / "a.parquet") == [Record(JPEG, "used", {"tags": ["中" * 60_000]}, ("other",))]
+
+
 def test_pandas_and_pyarrow_read_what_is_written(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", RECORDS)
     frame = pd.read_parquet(tmp_path / "a.parquet")
