@@ -1,4 +1,4 @@
-"""The READMEs and the notebook say what is: flags, paths, links and commands, the same in both languages."""
+"""The pages and the notebook say what is: flags, paths, links and commands, the same in both languages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -24,12 +24,16 @@ from ppsd.trainers.parsing import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
+PAGES = ((ENGLISH, CHINESE), (ROOT / "tools/README.md", ROOT / "tools/README_zh.md"))
 NOTEBOOK = ROOT / "examples" / "stable_diffusion" / "ai_studio.ipynb"
 EXAMPLES = "examples/stable_diffusion"
 TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
+    "tools/cache_latents.py": "parse_args",
+    "tools/convert_dataset.py": "parse_args",
     "tools/create_pretraining_data.py": "parse_args",
+    "tools/inspect_data.py": "parse_args",
     "tools/make_demo_data.py": "parse_args",
     "tools/make_demo_model.py": "parse_args",
     "tests/benchmarks/prompt_accuracy.py": "parse_args",
@@ -42,6 +46,12 @@ SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)  # in a cell
 REPOSITORY_PATH = re.compile(r"(?<![\w./-])(?:examples|ppsd|tools|tests|configs)/[\w./-]*\w/?")
 
 both_readmes = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
+every_page = pytest.mark.parametrize("page", [page for pair in PAGES for page in pair], ids=lambda p: named(p))
+every_pair = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=lambda p: named(p))
+
+
+def named(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
 
 
 def text_of(file: Path) -> str:
@@ -77,6 +87,11 @@ def spans(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", text)
 
 
+def slug(title: str) -> str:
+    """The anchor of a heading, as code hosts make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
 def notebook_cells(kind: str) -> list[str]:
     return ["".join(cell["source"]) for cell in json.loads(text_of(NOTEBOOK))["cells"] if cell["cell_type"] == kind]
 
@@ -105,10 +120,14 @@ def launcher_flags() -> set[str]:
 
 
 def read_command_line(script: str, argv: Sequence[str]) -> Any:
-    parse = runpy.run_path(str(ROOT / script), run_name="documented")[TOOLS[script]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *argv])
-        return parse()
+        return parser_of(script)()
+
+
+@functools.cache
+def parser_of(script: str) -> Callable[[], Any]:
+    return runpy.run_path(str(ROOT / script), run_name="documented")[TOOLS[script]]
 
 
 def known_flags() -> set[str]:
@@ -117,8 +136,9 @@ def known_flags() -> set[str]:
 
 
 def commands() -> Iterator[list[str]]:
-    """The words of every command that the READMEs and the notebook show."""
-    texts = [body for readme in (ENGLISH, CHINESE) for language, body in code_blocks(readme) if language == "sh"]
+    """The words of every command that the pages and the notebook show."""
+    pages = [page for pair in PAGES for page in pair]
+    texts = [body for page in pages for language, body in code_blocks(page) if language == "sh"]
     for cell in notebook_cells("code"):
         texts += SHELL.findall(cell)
     for text in texts:
@@ -132,8 +152,10 @@ def split_command(words: list[str]) -> tuple[str, list[str], list[str]]:
     if words[:3] == ["python", "-m", "pip"] or words[0] in (".", "export", "visualdl"):
         return "", [], []
     if "paddle.distributed.launch" in words:
-        place = words.index(TRAINER)
-        return TRAINER, words[words.index("paddle.distributed.launch") + 1 : place], words[place + 1 :]
+        place = next(i for i, word in enumerate(words) if word in (TRAINER, *TOOLS))
+        return words[place], words[words.index("paddle.distributed.launch") + 1 : place], words[place + 1 :]
+    if words[:2] == ["python", "-m"]:
+        return f"{words[2].replace('.', '/')}.py", [], words[3:]
     script, rest = words[1], words[2:]
     if not script.startswith(f"{EXAMPLES}/train"):
         return script, [], rest
@@ -158,10 +180,10 @@ def test_every_flag_of_the_tools_is_named(readme: Path) -> None:
     assert set().union(*map(tool_flags, TOOLS)) - set(FLAG.findall(text_of(readme))) == set()
 
 
-@both_readmes
-def test_every_flag_named_exists(readme: Path) -> None:
+@every_page
+def test_every_flag_named_exists(page: Path) -> None:
     refused = {f"--{name}" for name in arguments.MEANINGLESS}
-    assert set(FLAG.findall(text_of(readme))) - known_flags() - refused == set()
+    assert set(FLAG.findall(text_of(page))) - known_flags() - refused == set()
 
 
 @pytest.mark.parametrize(
@@ -186,30 +208,36 @@ def test_what_is_refused_is_what_the_readme_says() -> None:
     assert set(FLAG.findall(refused)) == meaningless
 
 
-@both_readmes
-def test_environment_variables_are_those_of_the_code(readme: Path) -> None:
+@every_page
+def test_environment_variables_are_those_of_the_code(page: Path) -> None:
     code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
-    named = set(re.findall(r"\bFLAG_[A-Z_]*[A-Z]", text_of(readme)))
-    assert set(arguments.RECIPE_VARIABLES) <= named
-    assert {name for name in named if name not in code} == set()
+    shown = set(re.findall(r"\b(?:FLAG|AWS|FSSPEC)_[A-Z0-9_]*[A-Z]", text_of(page)))
+    assert len(shown) >= 4
+    assert {name for name in shown if name not in code} == set()
+
+
+@both_readmes
+def test_variables_of_the_recipe_are_named(readme: Path) -> None:
+    assert {name for name in arguments.RECIPE_VARIABLES if f"`{name}`" not in text_of(readme)} == set()
 
 
 @both_readmes
 def test_every_reason_for_skipping_is_named(readme: Path) -> None:
-    code = "".join(map(text_of, [*(ROOT / "ppsd/formats").glob("*.py"), *(ROOT / "ppsd/data").glob("*.py")]))
+    code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
     constants = dict(re.findall(r'^([A-Z][A-Z0-9_]+) = "([a-zA-Z0-9 ]+)"$', code, flags=re.MULTILINE))
-    reasons = {text for name, text in constants.items() if re.search(rf"(?:BadRecord|\.add)\({name}\b", code)}
-    assert len(reasons) > 20
+    reasons = {text for name, text in constants.items() if re.search(rf"(?:BadRecord|BadTar|\.add)\({name}\b", code)}
+    assert len(reasons) > 35
     assert reasons - set(spans(text_of(readme))) == set()
 
 
 def test_commands_for_the_tools_parse() -> None:
     shown = [split_command(words) for words in commands()]
     tools = [(script, flags) for script, _, flags in shown if script in TOOLS]
-    assert {script for script, _ in tools} >= {f"{EXAMPLES}/eval.py", "tools/create_pretraining_data.py"}
+    assert {script for script, _ in tools} >= set(TOOLS) - {"tools/make_demo_data.py", "tools/make_demo_model.py"}
     for script, flags in tools:
         read_command_line(script, flags)
-    assert {script for script, _, _ in shown} - set(TOOLS) == {"", TRAINER, "tests/run.sh"}
+    others = {script for script, _, _ in shown} - set(TOOLS)
+    assert others == {"", TRAINER, "tests/run.sh", "tests/benchmarks/data_pipeline.py"}
 
 
 def test_launch_options_exist() -> None:
@@ -230,47 +258,52 @@ def test_commands_for_the_trainer_parse(tmp_path: Path, monkeypatch: pytest.Monk
         check_arguments(model, data, training)
 
 
-@pytest.mark.parametrize("file", [ENGLISH, CHINESE, NOTEBOOK], ids=["en", "zh", "notebook"])
+@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=lambda p: named(p))
 def test_repository_paths_exist(file: Path) -> None:
     paths = set(REPOSITORY_PATH.findall(text_of(file)))
-    assert paths >= {f"{EXAMPLES}/train.sh", f"{EXAMPLES}/eval.py"}
+    assert paths >= {f"{EXAMPLES}/train.sh", "tools/create_pretraining_data.py"}
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 
-@both_readmes
-def test_local_links_resolve(readme: Path) -> None:
-    anchors = [slug(title) for _, title in headings(readme)]
-    links = re.findall(r"\]\(([^)\s]+)\)", prose(readme))
-    assert len(links) > 4
+@every_page
+def test_local_links_resolve(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    assert len(links) > 3
     for link in links:
-        assert link.startswith("#") or (readme.parent / link).is_file(), link
-        assert not link.startswith("#") or link[1:] in anchors, link
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in [slug(title) for _, title in headings(target)], link
 
 
-def slug(title: str) -> str:
-    """The anchor of a heading, as code hosts make it."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+@every_pair
+def test_both_languages_have_the_same_headings(english: Path, chinese: Path) -> None:
+    assert [level for level, _ in headings(english)] == [level for level, _ in headings(chinese)]
 
 
-def test_both_readmes_have_the_same_headings() -> None:
-    assert [level for level, _ in headings(ENGLISH)] == [level for level, _ in headings(CHINESE)]
-
-
-def test_both_readmes_have_the_same_code_blocks() -> None:
+@every_pair
+def test_both_languages_have_the_same_code_blocks(english: Path, chinese: Path) -> None:
     """But for the comments."""
-    english, chinese = (
-        [(language, re.sub(r"\s+# .*", "", body)) for language, body in code_blocks(readme)]
-        for readme in (ENGLISH, CHINESE)
+    blocks, translated = (
+        [(language, re.sub(r"\s+# .*", "", body)) for language, body in code_blocks(page)]
+        for page in (english, chinese)
     )
-    assert english == chinese
+    assert blocks == translated
 
 
-@pytest.mark.parametrize("number", range(len(headings(ENGLISH))), ids=[slug(title) for _, title in headings(ENGLISH)])
-def test_both_readmes_name_the_same_things(number: int) -> None:
+@pytest.mark.parametrize(
+    ("english", "chinese", "number"),
+    [
+        pytest.param(english, chinese, number, id=f"{named(english)}-{slug(title)}")
+        for english, chinese in PAGES
+        for number, (_, title) in enumerate(headings(english))
+    ],
+)
+def test_both_languages_name_the_same_things(english: Path, chinese: Path, number: int) -> None:
     """Flags, files, variables and values of each section, and as many table rows."""
-    english, chinese = sections(ENGLISH)[number], sections(CHINESE)[number]
-    assert sorted(set(spans(english))) == sorted(set(spans(chinese)))
-    assert len(re.findall(r"^\|", english, re.MULTILINE)) == len(re.findall(r"^\|", chinese, re.MULTILINE))
+    original, translated = sections(english)[number], sections(chinese)[number]
+    assert sorted(set(spans(original))) == sorted(set(spans(translated)))
+    assert len(re.findall(r"^\|", original, re.MULTILINE)) == len(re.findall(r"^\|", translated, re.MULTILINE))
 
 
 @both_readmes
@@ -308,6 +341,6 @@ def test_the_notebook_is_in_both_languages() -> None:
         assert re.search(r"^\*.*[a-z]{2,}.*\*$", cell, flags=re.MULTILINE), cell
 
 
-@pytest.mark.parametrize("file", [ENGLISH, CHINESE, NOTEBOOK], ids=["en", "zh", "notebook"])
+@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=lambda p: named(p))
 def test_nothing_is_left_to_fill_in(file: Path) -> None:
     assert re.findall(r"@@\w+@@", text_of(file)) == []
