@@ -13,6 +13,17 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 
 @contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """OSErrors of the block that name no file (those of a full disk) name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def atomic_write(path: PathLike) -> Iterator[BinaryIO]:
     """A binary file to write; it takes the place of `path` when the block ends without an error.
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
-from ppsd.formats.atomic import PathLike
+from ppsd.formats.atomic import PathLike, naming
 from ppsd.formats.laion import EMPTY_PART, UNREADABLE_PART
 from ppsd.formats.latent_part import (
     CORRUPT_LATENTS,
@@ -138,7 +138,7 @@ def write_latents(
     What is not JSON in `meta` becomes a list or a text. The bytes are a function of the arguments. Raises ValueError
     for values that `dtype` (float32, float16) cannot hold.
     """
-    with TensorSpools(Path(path).parent) as spools:
+    with naming(path), TensorSpools(Path(path).parent) as spools:
         rows = LatentRows(spools, DTYPES[dtype], str(path))
         for number, record in records:
             rows.append(number, record, with_hidden=empty_hidden is not None)

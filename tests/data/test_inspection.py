@@ -34,6 +34,7 @@ from ppsd.formats.parquet_writer import write_parquet
 from ppsd.formats.webdataset import write_tar
 from ppsd.types import LatentRecord, Record
 from tests.images import encode, jpeg_bytes, noise_image, part_line, write_lines, write_lists, write_parts
+from tests.limits import files_of_at_most
 
 GOOD = [jpeg_bytes(96, 80, seed=i) for i in range(6)]
 
@@ -222,6 +223,18 @@ def test_file_of_a_folder_that_is_written_anew_is_read_again(tmp_path: Path) -> 
     assert sum(1 for _ in journal.results(open_sources(config))) == 1
     (folder / "10_cat" / "1.jpg").write_bytes(b"broken")
     assert whole(config, journal=journal).tally.used == 20
+    journal.close()
+
+
+def test_state_on_a_full_disk_is_named_and_can_be_used_again(file_list: Path, tmp_path: Path) -> None:
+    config, state = settings(file_list), tmp_path / "state.jsonl"
+    journal = Journal(state, {})
+    with files_of_at_most(2000):
+        for write in (lambda: whole(config, journal=journal), journal.close):
+            with pytest.raises(OSError, match=f"File too large: '{state}'"):
+                write()
+    journal = Journal(state, {})
+    assert facts(whole(config, journal=journal)) == facts(whole(config))
     journal.close()
 
 

@@ -25,6 +25,7 @@ from ppsd.formats.latents import (
 from ppsd.formats.safetensors_part import HEAD_BYTES, is_safetensors
 from ppsd.types import BadRecord, LatentRecord
 from tests.formats.bad_server import BadServer
+from tests.limits import files_of_at_most
 
 PRINT = {"vae": "0123", "resolution": 64}
 RNG = np.random.default_rng(0)
@@ -182,6 +183,14 @@ def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     infinite = LatentRecord(np.full((8, 1, 1), np.inf, np.float32), "")
     with pytest.raises(ValueError, match="is not finite"):
         write_latents(tmp_path / "a", [(1, infinite)], PRINT)
+
+
+def test_a_full_disk_leaves_nothing_and_names_the_file(tmp_path: Path) -> None:
+    many = [(n, LatentRecord(np.zeros((8, 8, 8), np.float32), "")) for n in range(1, 100)]
+    for limit in (5_000, 202_000):  # in the first rows; in the file that they are copied to
+        with files_of_at_most(limit), pytest.raises(OSError, match=f"File too large: '{tmp_path / 'a'}'"):
+            write_latents(tmp_path / "a", many, PRINT)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_columns_of_any_type_become_json(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Optional
 
 from ppsd.data.inspection.result import PartResult
 from ppsd.data.source import RecordSource
+from ppsd.formats.atomic import naming
 from ppsd.formats.stamp import part_stamp
 
 VERSION = 1
@@ -60,11 +61,13 @@ class Journal:
         self._append(json.dumps(result.to_json(), ensure_ascii=False))
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
     def _append(self, text: str) -> None:
-        self._file.write(text.encode("utf-8", "surrogatepass") + b"\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(text.encode("utf-8", "surrogatepass") + b"\n")
+            self._file.flush()
 
 
 def _path(sources: Sequence[RecordSource], result: PartResult) -> Optional[str]:
