@@ -5,10 +5,12 @@ Each room that knows paddle calls `apply()` when it is imported, before anything
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 import tempfile
+import time
 import warnings
 import zlib  # noqa: F401  paddle 2.6.2 exports zlib's symbols: a gzip module loaded after it crashes the process
 from collections.abc import Callable, Mapping
@@ -101,6 +103,31 @@ def use_fused_linear() -> None:
     paddle.nn.Linear = FusedLinear
 
 
+def first_alone(work: Callable[[], Any]) -> None:
+    """Do `work` in the first process of a run; the others wait for it, however long it takes, and do none.
+
+    Collectives time out: with paddle 3.3.1 and gloo after 30 s. So the others ask the store that the processes met at.
+    Raises what `work` raises, and in the others ValueError when the first process has ended.
+    """
+    if not paddle.distributed.is_initialized():
+        work()
+        return
+    from paddle.base import core
+
+    store, key = core.create_or_get_global_tcp_store(), f"ppsd/first_alone/{next(_turns)}"
+    if paddle.distributed.get_rank() == 0:
+        work()
+        store.add(key, 1)
+    try:
+        while not store.add(key, 0):
+            time.sleep(0.1)
+    except (ValueError, RuntimeError) as error:  # the store ends with the first process
+        raise ValueError("the first process has ended; its log says why") from error
+
+
+_turns = itertools.count()
+
+
 def leave_process_group() -> None:
     """End a process of a distributed run that has done all its work, with exit code 0. Alone: does nothing.
 
@@ -109,6 +136,7 @@ def leave_process_group() -> None:
     """
     if not paddle.distributed.is_initialized():
         return
+    first_alone(lambda: None)  # it may still be writing the result, for longer than a barrier waits
     paddle.distributed.barrier()
     logging.shutdown()
     sys.stdout.flush()

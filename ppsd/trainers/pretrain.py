@@ -57,8 +57,8 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         else None
     )[0]
     set_steps(data, args)
-    if args.process_index == 0 and data.check_data != "off":
-        report_data(model, data, args)
+    if data.check_data != "off":
+        ppsd.compat.first_alone(lambda: report_data(model, data, args))
     trainer = build_trainer(model, data, args, cached)
     if not args.do_train:
         logger.info("--do_train False: flags, data and models are fine; nothing was trained")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.images import write_parts
 from tests.trainers.conftest import Run, losses, weights
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "stable_diffusion" / "train_txt2img_laion400m_trainer.py"
@@ -30,6 +31,18 @@ class Recording(trainer.StableDiffusionTrainer):
             json.dumps({"seeds": self.seeds, "weights": digest}))
         return super().export()
 
+checked = pathlib.Path("checked")
+report_data, build_trainer = pretrain.report_data, pretrain.build_trainer
+
+def reporting(*args):
+    report_data(*args)
+    checked.touch(exist_ok=False)  # by one process
+
+def building(*args):
+    assert checked.exists(), "a process did not wait for the check of the data"
+    return build_trainer(*args)
+
+pretrain.report_data, pretrain.build_trainer = reporting, building
 pretrain.StableDiffusionTrainer = Recording
 pretrain.main(sys.argv[1:])
 """
@@ -58,6 +71,13 @@ def test_both_processes_end_with_the_same_weights_and_saw_different_data(two_pro
     seeds = [set(rank["seeds"]) for rank in ranks]
     assert [len(s) for s in seeds] == [12, 12]
     assert not seeds[0] & seeds[1]
+
+
+def test_useless_data_stops_both_processes_with_one_line(tiny_run: Run, tmp_path: Path) -> None:
+    flags = tiny_run.flags(tmp_path / "out", per_device_train_batch_size=2, file_list=write_parts(tmp_path, [8], 9, 9))
+    with pytest.raises(AssertionError, match=r"error: --file_list .* cannot start: set: not one usable record"):
+        launch(SCRIPT, flags, tmp_path)
+    assert "Traceback" not in (tmp_path / "log" / "workerlog.1").read_text()
 
 
 def test_two_processes_give_what_one_gives(two_processes: Path, tiny_run: Run, tmp_path: Path) -> None:
