@@ -45,13 +45,14 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
 SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)  # in a cell
 REPOSITORY_PATH = re.compile(r"(?<![\w./-])(?:examples|ppsd|tools|tests|configs)/[\w./-]*\w/?")
 
-both_readmes = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
-every_page = pytest.mark.parametrize("page", [page for pair in PAGES for page in pair], ids=lambda p: named(p))
-every_pair = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=lambda p: named(p))
-
 
 def named(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
+
+
+both_readmes = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
+every_page = pytest.mark.parametrize("page", [page for pair in PAGES for page in pair], ids=named)
+every_pair = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=named)
 
 
 def text_of(file: Path) -> str:
@@ -258,7 +259,7 @@ def test_commands_for_the_trainer_parse(tmp_path: Path, monkeypatch: pytest.Monk
         check_arguments(model, data, training)
 
 
-@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=lambda p: named(p))
+@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=named)
 def test_repository_paths_exist(file: Path) -> None:
     paths = set(REPOSITORY_PATH.findall(text_of(file)))
     assert paths >= {f"{EXAMPLES}/train.sh", "tools/create_pretraining_data.py"}
@@ -341,6 +342,6 @@ def test_the_notebook_is_in_both_languages() -> None:
         assert re.search(r"^\*.*[a-z]{2,}.*\*$", cell, flags=re.MULTILINE), cell
 
 
-@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=lambda p: named(p))
+@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=named)
 def test_nothing_is_left_to_fill_in(file: Path) -> None:
     assert re.findall(r"@@\w+@@", text_of(file)) == []
