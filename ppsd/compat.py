@@ -136,9 +136,16 @@ def leave_process_group() -> None:
     """
     if not paddle.distributed.is_initialized():
         return
-    first_alone(lambda: None)  # it may still be writing the result, for longer than a barrier waits
+    first_alone(_finish_wandb)  # and it may still be writing the result, for longer than a barrier waits
     paddle.distributed.barrier()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _finish_wandb() -> None:
+    """Send what --report_to wandb has yet to send, which it leaves to the interpreter's end."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()

@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,26 @@ def test_recompute_that_does_not_work_is_refused_before_training(monkeypatch: py
     monkeypatch.setattr("paddle.distributed.fleet.utils.recompute", fail)
     with pytest.raises(ValueError, match=r"--recompute: paddle .* cannot recompute on cpu"):
         compat.require_recompute()
+
+
+@pytest.mark.parametrize(("rank", "first"), [(0, ["wandb", 1, 0]), (1, [0, 0, 0])])
+def test_leaving_the_process_group(rank: int, first: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process finishes wandb and says so; the others ask the store until then; exiting comes last."""
+    done: list[Any] = []
+    answers = iter([0, 0, 1])
+
+    class Store:
+        def add(self, key: str, number: int) -> int:
+            done.append(number)
+            return next(answers) if rank else 1
+
+    monkeypatch.setattr(paddle.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(paddle.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(paddle.distributed, "barrier", lambda: done.append("barrier"))
+    monkeypatch.setattr(paddle.base.core, "create_or_get_global_tcp_store", Store)
+    monkeypatch.setattr(compat.os, "_exit", lambda code: done.append(("exit", code)))
+    monkeypatch.setattr(compat.logging, "shutdown", lambda: done.append("logs"))
+    wandb = SimpleNamespace(run=1, finish=lambda: done.append("wandb"))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)  # type: ignore[arg-type]
+    compat.leave_process_group()
+    assert done == [*first, "barrier", "logs", ("exit", 0)]

@@ -185,6 +185,8 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: SDTrai
         raise ValueError(
             "a stream has no known length: give --max_steps, or --num_records (an epoch's) with --num_train_epochs"
         )
+    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
+        raise ValueError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0")
     _check_reports(training)
     _check_precision_and_sharding(training)
 

@@ -130,6 +130,7 @@ def test_a_missing_yaml_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size is 0"),
         (["--bf16"], "need a GPU"),
         (["--max_steps", "0"], "no known length"),
+        (["--max_steps", "0", "--num_records", "20", "--num_train_epochs", "0"], "--num_train_epochs is 0.0"),
     ],
 )
 def test_values_that_cannot_work_are_named(flags: list[str], message: str) -> None:
