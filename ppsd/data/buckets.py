@@ -30,7 +30,13 @@ class Buckets:
     """
 
     def __init__(self, resolution: int, shortest: int, longest: int, steps: int, no_upscale: bool = False) -> None:
-        self.facts = (resolution, shortest, longest, steps, no_upscale)
+        self.flags = {
+            "resolution": resolution,
+            "min_bucket_reso": shortest,
+            "max_bucket_reso": longest,
+            "bucket_reso_steps": steps,
+            "bucket_no_upscale": no_upscale,
+        }
         self._area, self._steps, self._no_upscale = resolution**2, steps, no_upscale
         self.sizes = bucket_sizes(resolution, shortest, longest, steps)
         self._ratios = np.array([width / height for width, height in self.sizes])

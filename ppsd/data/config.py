@@ -9,6 +9,7 @@ from typing import Any, Optional
 from ppsd.data.captions import RULES
 from ppsd.data.decode import MAX_IMAGE_PIXELS
 from ppsd.data.transforms import INTERPOLATIONS
+from ppsd.formats.parts import DATA_FORMATS
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class StreamConfig:
         if self.resolution < 8 or self.resolution % 8:
             near = max(8, round(self.resolution / 8) * 8)
             raise ValueError(f"--resolution {self.resolution} is not divisible by 8: {near} would be")
+        if self.dialect not in DATA_FORMATS:
+            raise ValueError(f"--data_format {self.dialect!r} is not one of {', '.join(DATA_FORMATS)}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"--interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS)}")
         if not 0 <= self.caption_dropout_rate <= 1:

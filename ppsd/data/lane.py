@@ -62,7 +62,7 @@ class LaneSettings:
 
     A draw gives one sample of `size` (width, height), or, with `buckets`, `group_size` samples of one bucket's size;
     for these `measure` tells the size of an image. buffer_size and buffer_bytes limit the undecoded records that a
-    lane holds.
+    lane holds. filter: the expression that the sources' readers apply.
     """
 
     sources: Sequence[RecordSource]
@@ -76,6 +76,7 @@ class LaneSettings:
     buckets: Optional[Buckets] = None
     group_size: int = 1
     measure: Optional[Measure] = None
+    filter: Optional[str] = None
 
 
 class Lane:

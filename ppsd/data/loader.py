@@ -160,7 +160,7 @@ class StreamLoader:
         """Log what an epoch used and skipped when it has just ended."""
         epoch = self._epochs_done()
         if epoch > self._epoch:
-            level = logging.WARNING if self._epoch_tally.skipped else logging.INFO
+            level = logging.WARNING if self._epoch_tally.unexpected else logging.INFO
             logger.log(level, "data of epoch %d: %s", epoch, self._epoch_tally)
             self._epoch, self._epoch_tally = epoch, Tally()
 
@@ -190,6 +190,7 @@ def lane_settings(
         buckets=buckets,
         group_size=batch_size if buckets else 1,
         measure=partial(pixel_size, max_pixels=config.max_image_pixels),
+        filter=config.filter,
     )
 
 

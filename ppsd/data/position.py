@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
 from ppsd.data.lane import Cursor, LaneSettings, LaneState
 from ppsd.data.source import sources_digest
 
+logger = logging.getLogger(__name__)
+
 Position = Mapping[str, Any]
 
 
 def position_header(settings: LaneSettings) -> dict[str, Any]:
     """What must be the same for a position to mean the same data."""
-    return {
+    header = {
         "num_lanes": settings.num_lanes,
         "seed": settings.seed,
         "buffer_size": settings.buffer_size,
-        "buffer_bytes": settings.buffer_bytes,
+        "shuffle_buffer_mb": settings.buffer_bytes * settings.num_lanes / 2**20,
         "shuffle": settings.shuffle,
-        "buckets": settings.buckets and [settings.group_size, *settings.buckets.facts],
+        "filter": settings.filter,
         "sources": sources_digest(settings.sources),
+        "enable_bucket": settings.buckets is not None,
     }
+    if settings.buckets is not None:
+        header.update({"per_device_train_batch_size": settings.group_size, **settings.buckets.flags})
+    return header
 
 
-_FLAGS = {
-    "num_lanes": "--num_lanes",
-    "seed": "--seed",
-    "buffer_size": "--buffer_size",
-    "buffer_bytes": "the share of --shuffle_buffer_mb of a lane",
-    "buckets": "--per_device_train_batch_size and the bucket flags",
+_NAMES = {
     "shuffle": "shuffling (--shuffle_every_n_samples above 0)",
     "sources": "the data of --file_list (its digest)",
 }
@@ -63,11 +65,21 @@ def merge_positions(positions: Union[Position, Iterable[Position]]) -> Position:
 def read_position(settings: LaneSettings, position: Position) -> tuple[int, dict[int, LaneState]]:
     """Samples handed out before and the state of every lane. Raises ValueError saying what differs from this run."""
     for key, value in position_header(settings).items():
-        if position.get(key) != value:
-            raise ValueError(
-                f"the checkpoint's data position does not fit this run: {_FLAGS[key]} was {position.get(key)} and is"
-                f" {value}; continue with the same value, or start the data over with --ignore_data_skip"
+        if position.get(key) == value:
+            continue
+        if key == "filter" and settings.buckets is None:
+            logger.warning(
+                "--filter was %s and is %s: where --shuffle_buffer_mb limits the buffer, some of its records may come"
+                " again or not at all",
+                position.get(key),
+                value,
             )
+            continue
+        name = _NAMES.get(key, f"--{key}")
+        raise ValueError(
+            f"the checkpoint's data position does not fit this run: {name} was {position.get(key)} and is"
+            f" {value}; continue with the same value, or start the data over with --ignore_data_skip"
+        )
     missing = [lane for lane in range(settings.num_lanes) if str(lane) not in position["lanes"]]
     if missing:
         raise ValueError(f"the data position lacks the lanes {missing}: it must hold those of all devices")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 EXAMPLES = 5
+CONDITION, NO_COLUMN = "filter: ", "filter: no "  # how the reasons of ppsd.data.filters begin
 
 
 @dataclass
@@ -23,6 +24,11 @@ class Tally:
     def skipped(self) -> int:
         """Records skipped for any reason."""
         return sum(self.counts.values())
+
+    @property
+    def unexpected(self) -> int:
+        """Records skipped, without those that a condition of --filter leaves out."""
+        return sum(n for key, n in self.counts.items() if not key.startswith(CONDITION) or key.startswith(NO_COLUMN))
 
     def add(self, reason: str, where: str, detail: str = "") -> None:
         """Count one record at `where` ("file:line")."""

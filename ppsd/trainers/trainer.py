@@ -141,7 +141,7 @@ class StableDiffusionTrainer(Trainer):
         self._checkpoint = resume_from_checkpoint
         done = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         tally = self.loader.tally
-        logger.log(logging.WARNING if tally.skipped else logging.INFO, "data of this run: %s", tally)
+        logger.log(logging.WARNING if tally.unexpected else logging.INFO, "data of this run: %s", tally)
         self.loader.close()
         return done
 

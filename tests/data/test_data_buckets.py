@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lists(folder, {"set": [write_lines(folder / f"part-{p}", lines[p::3]) for p in range(3)]})
 
 
-def _loader(shapes: Path, **options: Any) -> StreamLoader:
-    config = StreamConfig(
+def _config(shapes: Path) -> StreamConfig:
+    return StreamConfig(
         str(shapes),
         resolution=64,
         buffer_size=20,
@@ -166,7 +167,10 @@ def _loader(shapes: Path, **options: Any) -> StreamLoader:
         max_bucket_reso=128,
         bucket_reso_steps=16,
     )
-    return StreamLoader(config, tiny_tokenizer(), **{"batch_size": 3, "seed": 5, **options})
+
+
+def _loader(shapes: Path, **options: Any) -> StreamLoader:
+    return StreamLoader(_config(shapes), tiny_tokenizer(), **{"batch_size": 3, "seed": 5, **options})
 
 
 def test_batches_have_one_size_whoever_reads_them(shapes: Path) -> None:
@@ -184,7 +188,7 @@ def test_a_loader_with_buckets_continues_exactly(shapes: Path) -> None:
     first = _loader(shapes)
     take(first, 11)
     assert fingerprints(take(_loader(shapes, position=first.position(), num_workers=2), 13)) == whole[11:]
-    with pytest.raises(ValueError, match="--per_device_train_batch_size and the bucket flags"):
+    with pytest.raises(ValueError, match="--per_device_train_batch_size was 3 and is 2"):
         _loader(shapes, position=first.position(), batch_size=2)
 
 
@@ -200,3 +204,11 @@ def test_a_loader_with_buckets_continues_exactly(shapes: Path) -> None:
 def test_flags_that_cannot_work(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StreamConfig("x", enable_bucket=True, **options)  # type: ignore[arg-type]
+
+
+def test_groups_depend_on_the_filter(shapes: Path) -> None:
+    first = _loader(shapes)
+    take(first, 2)
+    config = replace(_config(shapes), filter="width > 60")
+    with pytest.raises(ValueError, match="--filter was None and is width > 60"):
+        StreamLoader(config, tiny_tokenizer(), batch_size=3, seed=5, position=first.position())

@@ -370,3 +370,31 @@ def test_real_photographs_in_the_aes_dialect(tmp_path: Path) -> None:
         assert batch["pixels"].shape == [6, 3, 256, 256]
         assert batch["pixels"].numpy().std() > 20
         assert len({tuple(ids) for ids in batch["input_ids"].numpy().tolist()}) == 6
+
+
+def test_another_filter_continues_exactly_and_says_what_it_cannot_promise(
+    two_sources: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All records are counted in a position, whether they were used or not."""
+    seeds = [seed for batch in take(loader(two_sources), 12) for seed in batch["seed"].tolist()]
+    first = loader(two_sources)
+    take(first, 5)
+    with caplog.at_level(logging.WARNING):
+        rest = take(loader(two_sources, filter="num_bytes % 2 == 0", position=first.position()), 3)
+    assert "--filter was None and is num_bytes % 2 == 0" in caplog.text
+    tall = [seed for batch in rest for seed in batch["seed"].tolist()]
+    assert 0 < len(set(tall) & set(seeds[20:])) < 12
+    assert not set(tall) & set(seeds[:20])
+
+
+def test_what_a_filter_leaves_out_is_no_warning(two_sources: Path) -> None:
+    filtered = loader(two_sources, filter="num_bytes % 2 == 0", num_records=40)
+    take(filtered, 10)
+    reasons = filtered.tally.counts
+    assert reasons["filter: num_bytes % 2 == 0"] > 0
+    assert filtered.tally.unexpected == sum(n for key, n in reasons.items() if not key.startswith("filter"))
+
+
+def test_an_unknown_data_format_is_an_error_that_names_the_flag(two_sources: Path) -> None:
+    with pytest.raises(ValueError, match="--data_format 'webdatset' is not one of auto, laion400m"):
+        loader(two_sources, dialect="webdatset")
