@@ -136,16 +136,20 @@ def _resolve(text: str, list_path: str, exists: Callable[[str], bool]) -> str | 
         return text
     if is_url(list_path) and not os.path.isabs(text):
         return beside_url(list_path, text)
+    return next((candidate for candidate in _candidates(text, list_path) if exists(candidate)), None)
+
+
+def _candidates(text: str, list_path: str) -> list[str]:
+    """Where to look for a relative path of a list on a disk, the first place first."""
     beside = os.path.normpath(os.path.join(os.path.dirname(list_path), text))
-    candidates = [beside, text] if text == os.pardir or text.startswith("../") else [text, beside]
-    return next((candidate for candidate in candidates if exists(candidate)), None)
+    return [beside, text] if text == os.pardir or text.startswith("../") else [text, beside]
 
 
 def _part_path(list_path: str, text: str) -> str:
-    """Where a part is; a folder of images is one, too."""
+    """Where a part is, or is looked for first; a folder of images is one, too."""
     if os.path.isabs(text):
         return text
-    return _resolve(text, list_path, os.path.exists) or text
+    return _resolve(text, list_path, os.path.exists) or _candidates(text, list_path)[0]
 
 
 def _list_entry(text: str, where: str, list_path: str) -> tuple[str, str, float | None]:

@@ -95,6 +95,11 @@ def test_dot_dot_is_relative_to_the_list_first(folder: Path, monkeypatch: pytest
     assert read_file_list("../../one/filelist/one.filelist")[0].parts == ("../../one/parts/part-000001",)
 
 
+def test_part_that_is_not_there_is_named_from_the_working_directory(folder: Path) -> None:
+    listed("../parts/gone\nparts/gone\n/gone\n", "lists/a.filelist")
+    assert read_filelist("lists/a.filelist") == ["parts/gone", "parts/gone", "/gone"]
+
+
 def test_relative_entries_survive_a_move_of_the_whole_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part, filelist, file_list = Path("data/p/part-1"), Path("data/filelist/x.filelist"), "data/filelist/x.filelist.list"
     for path in (part, filelist):
