@@ -51,6 +51,7 @@ class TarReader:
         self._source = source
         self._unread = 0
         self._padding = 0
+        self._at_start = True
 
     def next(self) -> Member | None:
         """The next file; None at the end of the archive. Raises BadTar, and what the source raises."""
@@ -63,7 +64,7 @@ class TarReader:
             if header == _ZEROS:
                 self._check_end()
                 return None
-            check_header(header)
+            self._check(header)
             kind, size = header[156:157], _number(header[124:136])
             size = size if overrides.size is None or kind in b"xLKg" else overrides.size
             size = 0 if kind in _WITHOUT_DATA else size
@@ -83,6 +84,12 @@ class TarReader:
         if len(data) < size:
             raise BadTar(TRUNCATED_TAR, f"the file ends {size - len(data)} bytes before the end of a member")
         return data
+
+    def _check(self, header: bytes) -> None:
+        if self._at_start and not is_tar(header):
+            raise BadTar(CORRUPT_TAR, f"this is not a tar archive: it begins with {excerpt(header, 16)}")
+        check_header(header)
+        self._at_start = False
 
     def _check_end(self) -> None:
         """Behind the block that marks the end there is nothing but zeros, or the block was not the end."""

@@ -88,6 +88,8 @@ def test_format_that_is_said_is_not_guessed(tmp_path: Path) -> None:
     assert reason(tmp_path / "part", data_format="parquet") == parquet.CORRUPT_PARQUET
     WRITERS["laion"](tmp_path / "other")
     assert reason(tmp_path / "other", data_format="webdataset") == tar.CORRUPT_TAR
+    (_, bad) = next(read_any(tmp_path / "other", data_format="webdataset"))
+    assert bad.detail.startswith("this is not a tar archive: it begins with b'")
     assert next(read_any(tmp_path / "other", data_format="laion_aes"))[1].reason == laion.TOO_FEW_COLUMNS
 
 

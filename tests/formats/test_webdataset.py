@@ -209,6 +209,14 @@ def test_damaged_headers(tmp_path: Path) -> None:
         assert at % 512 >= 148 or outcomes(path)[-1][1] == tar.CORRUPT_TAR
 
 
+def test_first_header_that_is_damaged_is_one_of_a_tar_all_the_same(tmp_path: Path) -> None:
+    path = make_tar(tmp_path / "a.tar", img2dataset_files(1))
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    ((_, bad),) = read_tar(path)
+    assert isinstance(bad, BadRecord)
+    assert bad.detail.startswith("the checksum of a header is wrong")
+
+
 def test_damaged_pax_headers_are_no_crash(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tar", [("图" * 60 + ".jpg", JPEG), ("图" * 60 + ".txt", b"x")], tarfile.PAX_FORMAT)
     data = path.read_bytes()
