@@ -5,6 +5,7 @@ Each --input is one of
     a part                          a LAION part (plain or gzip), a webdataset tar (.tar, .tar.gz), a parquet file with
                                     the bytes of images (img2dataset's or Hugging Face's); a path or a URL
     a folder of parts               its tars, else its parquet files, else its part-NUMBER files
+    a folder that a tool has written  its list, filelist/NAME.filelist.list
     an image folder, a .jsonl file  as tools/create_pretraining_data.py takes them
 
 Images are copied byte for byte; captions, further captions and meta are kept. Paths of conditioning images, masks and

@@ -3,7 +3,8 @@
 INPUT is a jsonl file with one {"caption": ..., "image": "path/from/the/file's/folder.jpg"} a line, or an image folder:
 metadata.jsonl or metadata.csv beside the images, or captions in IMAGE.txt or IMAGE.caption; the images of a subfolder
 named like "10_a dog" count 10 times. It may be of any size. Image files are packed byte for byte; a list of captions
-is kept whole. Writes
+is kept whole. Other keys and columns are not packed; tools/convert_dataset.py takes the same INPUT and keeps them.
+Writes
 
     OUTPUT/laion400m_format_data/part-000001[.gz] ...
     OUTPUT/filelist/NAME.filelist        the parts

@@ -59,7 +59,9 @@ def _parts(text: str, output: Path) -> list[str] | None:
     elif os.path.isdir(text):
         names = _part_names(text)
         if not names:
-            return None
+            _check_apart(text, output, inside=True)
+            file_list = _own_list(text)
+            return None if file_list is None else _parts(file_list, output)
         parts = [os.path.join(text, name) for name in names]
     elif not os.path.exists(text):
         raise FileNotFoundError(f"--input {text}: there is no such file or folder")
@@ -79,6 +81,14 @@ def _part_names(folder: str) -> list[str]:
         if found:
             return found
     return []
+
+
+def _own_list(folder: str) -> str | None:
+    """The list of a folder that one of the tools has written (ppsd.formats.layout). Raises ValueError for several."""
+    lists = sorted(map(str, Path(folder, "filelist").glob(f"*{LIST_SUFFIX}")))
+    if len(lists) > 1:
+        raise ValueError(f"--input {folder}: has several lists; name one of {', '.join(lists)}")
+    return lists[0] if lists else None
 
 
 def _check_apart(folder: str, output: Path, inside: bool) -> None:

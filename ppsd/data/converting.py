@@ -25,12 +25,13 @@ from ppsd.formats.lines import NO_CAPTION
 from ppsd.formats.parquet_writer import write_parquet
 from ppsd.formats.parts import read_any
 from ppsd.formats.urls import shown_url
-from ppsd.formats.webdataset import NO_IMAGE, write_tar
+from ppsd.formats.webdataset import write_tar
 from ppsd.types import BadRecord, LatentRecord, Record
 
 SUFFIXES = {"laion400m": "", "webdataset": ".tar", "parquet": ".parquet", "image_folder": ""}
 """Of the parts of each format that can be written."""
 
+CACHED_LATENTS = "cached latents"
 GZIP_FORMATS = ("laion400m", "webdataset")
 
 
@@ -189,5 +190,5 @@ def _kept(job: Job, tally: Tally) -> Iterator[Record]:
 def check_any(record: Record | LatentRecord | BadRecord) -> BadRecord | None:
     """None for a record that can be written."""
     if isinstance(record, LatentRecord):
-        return BadRecord(NO_IMAGE, "cached latents; convert the parts that they were made from")
+        return BadRecord(CACHED_LATENTS, "no image is in it; convert the parts that it was made from")
     return record if isinstance(record, BadRecord) else check_record(record)

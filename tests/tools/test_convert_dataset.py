@@ -207,6 +207,20 @@ def test_folder_of_img2dataset(folder: Path) -> None:
     assert [record.image for record in records()] == [example(n).image for n in range(5)]
 
 
+@pytest.mark.parametrize("output_format", FORMATS)
+def test_folder_that_a_tool_has_written_is_its_list(
+    folder: Path, output_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert("in", to=output_format, output="first") == 0
+    assert convert("first", to="laion400m") == 0
+    assert [record.image for record in records()] == [example(n).image for n in range(26)]
+    Path("first/filelist/more.filelist.list").touch()
+    capsys.readouterr()
+    assert convert("first", to="laion400m", output="second") == 1
+    lists = f"first/{LIST}, first/filelist/more.filelist.list"
+    assert f"--input first: has several lists; name one of {lists}\n" in capsys.readouterr().err
+
+
 def test_columns_are_the_users(folder: Path) -> None:
     write_tar("a.tar", [Record(jpeg_bytes(8, 8), "txt", {"blip": "by blip"})])
     assert convert("a.tar", to="laion400m", caption_column="blip") == 0
@@ -258,7 +272,7 @@ def test_meta_that_a_line_cannot_hold_is_counted(folder: Path, capsys: pytest.Ca
 def test_cached_latents_hold_no_images() -> None:
     latents = LatentRecord(np.zeros((8, 4, 4), np.float32), "cat")
     assert converting.check_any(latents) == BadRecord(
-        "no image", "cached latents; convert the parts that they were made from"
+        "cached latents", "no image is in it; convert the parts that it was made from"
     )
 
 
