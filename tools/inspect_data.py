@@ -200,7 +200,8 @@ def finish(
     args: argparse.Namespace, sources: Sequence[RecordSource], config: StreamConfig, summary: Summary, repeated: int
 ) -> int:
     """Print and write the report; returns the exit code."""
-    report = make_report(sources, config, summary, repeated, sampled=args.sample is not None)
+    tokenized = args.tokenizer is not None or args.pretrained_model_name_or_path is not None
+    report = make_report(sources, config, summary, repeated, sampled=args.sample is not None, tokenized=tokenized)
     for line in report_lines(report):
         print(line)
     write_page(report, args.report)

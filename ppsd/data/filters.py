@@ -114,3 +114,5 @@ _NAMES: dict[str, tuple[str, Callable[[_Values], Any]]] = {
     "caption_words": (NUMBER, lambda values: len(values.record.caption.split())),
     "num_bytes": (NUMBER, lambda values: _num_bytes(values.record)),
 }
+NAMES = tuple(_NAMES)
+"""Those that every record has."""

@@ -351,12 +351,17 @@ def test_when_training_cannot_start() -> None:
     fine = result_of(1, 0, 5, {})
     assert found(result_of(0, 0, 1, {NOT_AN_IMAGE: 99}), fine) == []
     assert found(result_of(0, 0, 0, {NOT_AN_IMAGE: 2}), fine) == [
-        "a: not one usable record among 2 records of 1 parts, 0 of which cannot be read"
+        "a: not one usable record among 2 records of 1 parts, 0 of which cannot be read (2 not an image, e.g. part-0:1)"
     ]
     assert found(*missing[:2], result_of(0, 2, 5, {}), result_of(0, 3, 5, {}), fine) == []
-    assert found(*missing[:2], result_of(0, 2, 5, {}), fine) == ["a: 2 of 3 parts cannot be read"]
+    bad_too = result_of(0, 2, 5, {NOT_AN_IMAGE: 3})
+    why = " (2 unreadable part, e.g. part-0:1)"
+    for result in missing:
+        result.tally.add(UNREADABLE_PART, f"{result.path}:1")
+    assert found(*missing[:2], bad_too, fine) == [f"a: 2 of 3 parts cannot be read{why}"]
     assert found(*missing[:1], fine) == [
         "a: not one usable record among 0 records of 1 parts, 1 of which cannot be read"
+        " (1 unreadable part, e.g. part-0:1)"
     ]
 
 

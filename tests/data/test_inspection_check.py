@@ -153,5 +153,39 @@ def test_unknown_mode_and_filter_are_refused(tmp_path: Path) -> None:
         check_data(config_of(file_list), None, "fast")
     with pytest.raises(ValueError, match="--filter 'width >'"):
         check_data(config_of(file_list, filter="width >"), None)
-    with pytest.raises(ValueError, match="3 filter: no widht"):
+    with pytest.raises(ValueError, match=r"3 filter: no widht.*has a column widht; the nearest name is width\. tools/"):
         check_data(config_of(file_list, filter="widht > 3"), None)
+
+
+def lines_with(meta: str, count: int) -> list[bytes]:
+    return [part_line("x", GOOD)[:-1] + f"\t{meta}\n".encode()] * count
+
+
+def test_column_that_no_record_has_is_explained(tmp_path: Path) -> None:
+    lines = [*lines_with('{"AESTHETIC_SCORE": 5, "b c": 1}', 2), *lines_with("{}", 2)]
+    file_list = write_lists(tmp_path, {"a": [write_lines(tmp_path / "part-1", lines)]})
+    beginning = "--filter: no record that was looked at has a column "
+
+    def hints(filter: str) -> list[str]:
+        found = check_data(config_of(file_list, filter=filter), None).warnings
+        return [line[len(beginning) :] for line in found if line.startswith(beginning)]
+
+    assert hints("AESTHETIC_SCORE > 4") == [], "some have it"
+    assert hints("AESTHETIC_SCORE == None or aesthetic_score > 4") == [
+        "aesthetic_score; the nearest name is AESTHETIC_SCORE"
+    ]
+    assert hints("AESTHETIC_SCORE != None or NSFW == 'NO'") == ["NSFW; their columns are AESTHETIC_SCORE"]
+    assert hints("AESTHETIC_SCORE == None or caption_lenght > 3") == [
+        "caption_lenght; the nearest name is caption_length"
+    ]
+    assert hints("width > 1") == []
+
+
+def test_reasons_are_those_of_the_source(tmp_path: Path) -> None:
+    noise = [part_line("x", b"nothing")]
+    mixed = write_lines(tmp_path / "part-1", [part_line("x", GOOD), *noise * 7])
+    small = write_lines(tmp_path / "part-2", [part_line("x", jpeg_bytes(8, 8))] * 3)
+    file_list = write_lists(tmp_path, {"mixed": [mixed], "small": [small]})
+    with pytest.raises(ValueError, match=r"small: .* among 3 records .* \(3 too small, e\.g\. ") as caught:
+        check_data(config_of(file_list), None)
+    assert "not an image" not in str(caught.value)

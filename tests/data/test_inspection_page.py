@@ -44,7 +44,7 @@ def inspected(file_list: Path) -> Report:
     sources = open_sources(config)
     setup = make_setup(config, tiny_tokenizer(), 0, details=True)
     summary = inspect_all(sources, [distinct_parts(source.parts) for source in sources], setup)
-    return make_report(sources, config, summary, 0, sampled=False)
+    return make_report(sources, config, summary, 0, sampled=False, tokenized=True)
 
 
 class Tags(HTMLParser):

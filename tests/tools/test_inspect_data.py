@@ -157,6 +157,12 @@ def test_tokenizer_of_a_pipeline(folder: Path, capsys: pytest.CaptureFixture[str
     assert "captions cut at 16 tokens" in out
     assert "1 (50.0 %)" in out
     assert "<del>" in (folder / "inspection.html").read_text(encoding="utf-8")
+    assert inspect(file_list, pretrained_model_name_or_path="pipeline", resolution=512) == 1
+    assert "not counted: no usable record\n" in capsys.readouterr().out
+    assert inspect(file_list, filter="widht > 5") == 1
+    out = capsys.readouterr().out
+    assert "not counted: no --tokenizer\n" in out
+    assert "Warning: --filter: no record that was looked at has a column widht; the nearest name is width\n" in out
 
 
 KILLED = """

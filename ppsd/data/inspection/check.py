@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ppsd.data.config import StreamConfig
+from ppsd.data.inspection.hints import filter_hints
 from ppsd.data.inspection.job import Setup, make_setup
 from ppsd.data.inspection.part import inspect_part
 from ppsd.data.inspection.plan import distinct_parts, quick_jobs, read_sources
@@ -68,13 +69,13 @@ def check_data(
     else:
         summary = inspect_all(sources, [distinct_parts(s.parts) for s in sources], setup, num_workers=num_workers)
     found = problems(summary, read_sources(sources))
+    hints = filter_hints(config, summary.tally, seed)
     if found:
-        why = reasons(summary.tally)
         raise ValueError(
-            f"--file_list {config.file_list}: training cannot start: {'; '.join(found)} ({why})."
+            f"--file_list {config.file_list}: training cannot start: {'; '.join([*found, *hints])}."
             " tools/inspect_data.py tells more; --check_data off starts all the same"
         )
-    return CheckResult(mode, summary, time.monotonic() - begin, warnings(summary))
+    return CheckResult(mode, summary, time.monotonic() - begin, [*warnings(summary), *hints])
 
 
 def _quick(sources: Sequence[RecordSource], setup: Setup) -> Summary:

@@ -11,6 +11,7 @@ import numpy as np
 from ppsd.data.captions import choose_caption
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.figures import Figures, Place, make_figures
+from ppsd.data.inspection.hints import filter_hints
 from ppsd.data.inspection.plan import read_sources
 from ppsd.data.inspection.result import Tile
 from ppsd.data.inspection.summary import Summary
@@ -44,9 +45,15 @@ class Report:
 
 
 def make_report(
-    sources: Sequence[RecordSource], config: StreamConfig, summary: Summary, repeated_parts: int, sampled: bool
+    sources: Sequence[RecordSource],
+    config: StreamConfig,
+    summary: Summary,
+    repeated_parts: int,
+    *,
+    sampled: bool,
+    tokenized: bool,
 ) -> Report:
-    """repeated_parts: entries of the lists that name a part again."""
+    """repeated_parts: entries of the lists that name a part again; tokenized: whether there was a tokenizer."""
     rows = summary.rows.all()
     figures = make_figures(rows, config.max_length)
     parts = sum(source.all_parts for source in summary.sources)
@@ -55,11 +62,11 @@ def make_report(
         config.file_list,
         f"{summary.records:,} records of {scope}",
         problems(summary, read_sources(sources)),
-        warnings(summary),
+        [*warnings(summary), *filter_hints(config, summary.tally, seed=0)],
         [
             *_records(summary, repeated_parts),
             *_speed(summary, sampled),
-            *_captions(figures, config),
+            *_captions(figures, config, tokenized),
             *_doubles(figures),
         ],
         _tables(sources, config, summary, figures),
@@ -105,14 +112,15 @@ def _speed(summary: Summary, sampled: bool) -> list[tuple[str, str]]:
     return [*facts, ("an epoch takes one worker", f"{duration(count * each)} for {about}{round(count):,} samples")]
 
 
-def _captions(figures: Figures, config: StreamConfig) -> list[tuple[str, str]]:
+def _captions(figures: Figures, config: StreamConfig, tokenized: bool) -> list[tuple[str, str]]:
     count = figures.count
     facts = [("empty captions", f"{figures.empty_captions:,} ({percent(figures.empty_captions, count)})")]
     if "tokens" in figures.quantiles:
         cut = f"{figures.cut_captions:,} ({percent(figures.cut_captions, count)})"
         facts.append((f"captions cut at {config.max_length} tokens", cut))
     else:
-        facts.append(("captions in tokens", "not counted: no --tokenizer"))
+        why = "no usable record" if tokenized else "no --tokenizer"
+        facts.append(("captions in tokens", f"not counted: {why}"))
     return facts
 
 

@@ -20,7 +20,10 @@ PLACED = np.dtype([("source", "<u2"), ("part", "<u4"), *((name, ROW[name]) for n
 
 @dataclass
 class SourceCount:
-    """Of one source: parts read, parts that gave nothing, records, and usable ones. all_parts: those of its list."""
+    """Of one source: parts read, parts that gave nothing, records, and usable ones. all_parts: those of its list.
+
+    tally: why the others are not used.
+    """
 
     name: str
     all_parts: int
@@ -28,6 +31,7 @@ class SourceCount:
     missing: int = 0
     records: int = 0
     used: int = 0
+    tally: Tally = field(default_factory=Tally)
 
 
 class Rows:
@@ -112,6 +116,7 @@ class Summary:
                 self.sized_records += result.estimate
         source.records += result.records
         source.used += result.tally.used
+        source.tally.merge(result.tally)
         self.records += result.records
         self.epoch_used += result.tally.used * result.repeats
         self.num_bytes += int(result.rows["num_bytes"].sum(dtype=np.int64))

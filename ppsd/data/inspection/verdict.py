@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ppsd.data.inspection.summary import Summary
 from ppsd.data.tally import Tally
@@ -16,16 +16,17 @@ MUCH_MISSING = 0.01
 def problems(summary: Summary, read: Sequence[int]) -> list[str]:
     """Why training cannot start. read: the sources, by index, that training reads (weight above 0).
 
-    A source of which no record can be used, or of which most parts cannot be read.
+    A source of which no record can be used, or of which most parts cannot be read, with its own reasons.
     """
     found = []
     for index in read:
         source = summary.sources[index]
         if source.parts and not source.used:
             seen = f"{source.records} records of {source.parts} parts, {source.missing} of which cannot be read"
-            found.append(f"{source.name}: not one usable record among {seen}")
+            found.append(f"{source.name}: not one usable record among {seen}{_because(source.tally)}")
         elif source.missing > MOST_MISSING * source.parts:
-            found.append(f"{source.name}: {source.missing} of {source.parts} parts cannot be read")
+            lost = _only(source.tally, summary.failures.counts)
+            found.append(f"{source.name}: {source.missing} of {source.parts} parts cannot be read{_because(lost)}")
     return found
 
 
@@ -44,8 +45,17 @@ def warnings(summary: Summary) -> list[str]:
 
 def _wrong(tally: Tally) -> Tally:
     """Without what a filter leaves out."""
-    kept = {key: n for key, n in tally.counts.items() if not key.startswith(CONDITION) or key.startswith(NO_COLUMN)}
-    return Tally(used=tally.used, counts=kept, examples=tally.examples)
+    return _only(tally, (key for key in tally.counts if not key.startswith(CONDITION) or key.startswith(NO_COLUMN)))
+
+
+def _only(tally: Tally, kept: Iterable[str]) -> Tally:
+    """The counts of some reasons."""
+    counts = {key: tally.counts[key] for key in kept if key in tally.counts}
+    return Tally(used=tally.used, counts=counts, examples=tally.examples)
+
+
+def _because(tally: Tally) -> str:
+    return f" ({reasons(tally)})" if tally.counts else ""
 
 
 def filtered(summary: Summary) -> int:
