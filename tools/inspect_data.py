@@ -7,8 +7,8 @@ and how long an epoch takes. The same is written as one HTML page with plots and
 
 Without --sample everything is read. Results are kept in a state file, a line a part: run the same command again after
 an interruption and it goes on. Part files that have changed since are read again. Without --state the file lies beside
-the report and is removed when all is done. Shares and copies are found among at most 4 million records, above that
-among a random choice of the images; memory stays below 1.5 GB.
+the report, is begun anew by a command with other flags, and is removed when all is done. Shares and copies are found
+among at most 4 million records, above that among a random choice of the images; memory stays below 1.5 GB.
 
 --fix writes the usable records as new LAION parts, compressed where the old ones were, with lists that have the old
 weights and repeats. Columns and further captions are kept; parts of other formats become LAION parts.
@@ -33,7 +33,7 @@ from tqdm import tqdm
 from ppsd.data.captions import RULES
 from ppsd.data.command_line import Parser, add_remote_flags, available_cpus, natural, positive, run_tool
 from ppsd.data.config import StreamConfig
-from ppsd.data.inspection.clean import check_output, write_clean
+from ppsd.data.inspection.clean import check_images, check_output, write_clean
 from ppsd.data.inspection.job import Setup, make_setup
 from ppsd.data.inspection.journal import Journal
 from ppsd.data.inspection.page import write_page
@@ -61,7 +61,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     _add_stream_flags(parser)
     add = parser.add_argument
     add("--tokenizer", help="Tokenizer folder: captions are also counted in tokens.")
-    add("--pretrained_model_name_or_path", help="Pipeline folder, whose tokenizer is used.")
+    add("--pretrained_model_name_or_path", help="Pipeline, whose tokenizer is used: a folder, or a name on the hub.")
     add("--model_max_length", type=positive, default=77, help="Tokens a caption is cut to. Default: %(default)s.")
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument("--full", action="store_true", help="Read everything. The default.")
@@ -110,28 +110,28 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--tokenizer and --pretrained_model_name_or_path: which tokenizer? Give one of them")
 
 
-def tokenizer_folder(args: argparse.Namespace) -> Optional[Path]:
-    """Raises ValueError for a folder that holds no tokenizer."""
-    if args.tokenizer is None and args.pretrained_model_name_or_path is None:
-        return None
-    flag = "tokenizer" if args.tokenizer is not None else "pretrained_model_name_or_path"
-    folder = Path(getattr(args, flag))
-    candidates = [folder] if flag == "tokenizer" else [folder / "tokenizer"]
-    found = next((path for path in candidates if (path / "vocab.json").is_file()), None)
-    if found is None:
-        raise ValueError(f"--{flag} {folder}: there is no {candidates[0] / 'vocab.json'}")
-    return found
+def tokenizer_name(args: argparse.Namespace) -> Optional[str]:
+    """Where the tokenizer is from; None without one."""
+    pipeline = args.pretrained_model_name_or_path
+    return args.tokenizer if pipeline is None else str(Path(pipeline, "tokenizer"))
 
 
-def load_tokenizer(folder: Optional[Path]) -> Any:
-    """The tokenizer of a folder; None for None. Only this needs paddle."""
-    if folder is None:
+def load_tokenizer(args: argparse.Namespace) -> Any:
+    """The tokenizer, None without one. Raises ValueError naming the flag. Only this needs paddle."""
+    folder, pipeline = args.tokenizer, args.pretrained_model_name_or_path
+    if folder is None and pipeline is None:
         return None
+    if folder is not None and not Path(folder, "vocab.json").is_file():
+        raise ValueError(f"--tokenizer {folder}: there is no {Path(folder, 'vocab.json')}")
     import ppsd.compat  # noqa: F401  before paddle
 
     from ppdiffusers.transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(str(folder))
+    from ppsd.models import bundle, loading
+
+    if folder is not None:
+        return loading.load_component(CLIPTokenizer, folder, None, "--tokenizer")
+    return bundle.load_tokenizer(pipeline)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -146,8 +146,9 @@ def run(args: argparse.Namespace) -> int:
         check_name(args.output_name)
         check_output(layout)
     sources = open_sources(config)
-    folder = tokenizer_folder(args)
-    setup = make_setup(config, load_tokenizer(folder), args.seed, details=True)
+    if layout:
+        check_images(sources)
+    setup = make_setup(config, load_tokenizer(args), args.seed, details=True)
     if args.sample:
         with progress(args, args.sample, " records") as bar:
             summary = inspect_sample(
@@ -161,10 +162,12 @@ def run(args: argparse.Namespace) -> int:
     state = args.state or args.report.with_name(f"{args.report.name}.state.jsonl")
     facts = {
         "settings": {key: str(value) for key, value in sorted(asdict(setup.config).items())},
-        "tokenizer": str(folder),
+        "tokenizer": str(tokenizer_name(args)),
         "seed": args.seed,
     }
-    journal = Journal(state, facts)
+    journal = Journal(state, facts, replace=args.state is None)
+    if journal.replaced:
+        warn(f"{state}: left by another inspection ({journal.replaced}); begun anew")
     try:
         code = inspect_whole(args, sources, config, setup, journal)
         if layout:
@@ -200,7 +203,7 @@ def finish(
     args: argparse.Namespace, sources: Sequence[RecordSource], config: StreamConfig, summary: Summary, repeated: int
 ) -> int:
     """Print and write the report; returns the exit code."""
-    tokenized = args.tokenizer is not None or args.pretrained_model_name_or_path is not None
+    tokenized = tokenizer_name(args) is not None
     report = make_report(sources, config, summary, repeated, sampled=args.sample is not None, tokenized=tokenized)
     for line in report_lines(report):
         print(line)
@@ -225,6 +228,11 @@ def fix(args: argparse.Namespace, sources: Sequence[RecordSource], journal: Jour
     for name in cleaned.left_out:
         print(f"Not in the new list: {name}, which has no usable record")
     print(f"File list: {cleaned.file_list}")
+
+
+def warn(message: str) -> None:
+    """To stderr, like errors."""
+    sys.stderr.write(f"inspect_data.py: warning: {message}\n")
 
 
 def progress(args: argparse.Namespace, total: Optional[int], unit: str) -> Any:

@@ -263,6 +263,23 @@ def test_state_of_another_run_is_refused(tmp_path: Path) -> None:
         list(Journal(path, {}).results([]))
 
 
+def test_state_of_another_run_is_replaced_where_nobody_uses_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    first = Journal(path, {"settings": {"side": 64, "long": "x" * 200}, "seed": 1})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="side was 64 and is 72 and another process is using it"):
+        Journal(path, {"settings": {"side": 72, "long": "x" * 200}, "seed": 1}, replace=True)
+    assert path.read_bytes() == before
+    first.close()
+    second = Journal(path, {"settings": {"side": 64}, "seed": 1}, replace=True)
+    assert second.replaced == f"long was '{'x' * 76}... and is None"
+    assert path.read_bytes() == b'{"inspection": 1, "settings": {"side": 64}, "seed": 1}\n'
+    second.close()
+    third = Journal(path, {"settings": {"side": 64}, "seed": 1}, replace=True)
+    assert third.replaced == ""
+    third.close()
+
+
 def test_result_comes_back_from_json(file_list: Path) -> None:
     config = settings(file_list)
     source = open_sources(config)[0]

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ppsd.formats.latents import write_latents
+from ppsd.types import LatentRecord
 from tests.images import jpeg_bytes, part_line, write_lines, write_lists, write_parts
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "inspect_data.py"
@@ -111,7 +114,7 @@ def test_clean_data_is_written(folder: Path, capsys: pytest.CaptureFixture[str])
         ({"tokenizer": "none"}, "--tokenizer none: there is no none/vocab.json"),
         (
             {"pretrained_model_name_or_path": "no"},
-            "--pretrained_model_name_or_path no: there is no no/tokenizer/vocab.json",
+            "--pretrained_model_name_or_path: cannot load AutoTokenizer from 'no/tokenizer'",
         ),
     ],
 )
@@ -165,6 +168,57 @@ def test_tokenizer_of_a_pipeline(folder: Path, capsys: pytest.CaptureFixture[str
     assert "Warning: --filter: no record that was looked at has a column widht; the nearest name is width\n" in out
 
 
+def test_tokenizer_of_a_pipeline_on_the_hub(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ppsd.models import bundle
+    from tests.tiny import tiny_tokenizer
+
+    asked = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        return tiny_tokenizer()
+
+    monkeypatch.setattr(bundle, "load_tokenizer", load)
+    file_list = write_parts(folder, [3])
+    assert inspect(file_list, pretrained_model_name_or_path="someone/some-model") == 0
+    assert asked == ["someone/some-model"]
+    assert "captions cut at 77 tokens" in capsys.readouterr().out
+
+
+def test_default_state_of_another_inspection_is_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file_list = write_parts(folder, [3, 2])
+    state = folder / "inspection.html.state.jsonl"
+    (folder / "out").write_text("no folder")
+    assert inspect(file_list, fix="out/clean") == 1
+    assert state.read_bytes().count(b"\n") == 3
+    capsys.readouterr()
+    assert inspect(file_list, center_crop=True, filter="width > 1") == 0
+    out, error = capsys.readouterr()
+    assert "5 (100 %)" in out
+    assert error == (
+        "inspect_data.py: warning: inspection.html.state.jsonl: left by another inspection"
+        " (center_crop was 'False' and is 'True', filter was 'None' and is 'width > 1'); begun anew\n"
+    )
+    assert not state.exists()
+    state.write_text("something of the user's\n")
+    assert inspect(file_list) == 1
+    assert "its first line is not one" in capsys.readouterr().err
+    assert state.read_text() == "something of the user's\n"
+
+
+def test_cached_latents_are_not_fixed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [(1, LatentRecord(np.zeros((8, 8, 8), np.float32), "a cat"))]
+    write_latents(folder / "part-1.safetensors", records, {})
+    lists = {"images": [folder / "part-0"], "latents": [folder / "gone.safetensors", folder / "part-1.safetensors"]}
+    write_lines(folder / "part-0", [part_line("a", jpeg_bytes())])
+    assert inspect(write_lists(folder, lists), fix="out") == 1
+    assert "part-1.safetensors: holds latents, which --fix cannot write" in capsys.readouterr().err
+    assert not (folder / "inspection.html.state.jsonl").exists(), "nothing was inspected"
+    assert not (folder / "out").exists()
+
+
 KILLED = """
 import os, runpy, signal, sys
 from ppsd.data.inspection.journal import Journal
@@ -196,8 +250,11 @@ def test_killed_while_it_writes_it_goes_on(
     assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE).returncode == -signal.SIGKILL
     done = path.read_bytes()
     assert done.count(b"\n") == 1 + 3
-    assert inspect(file_list, resolution=72, **state) == 1
-    assert "settings was" in capsys.readouterr().err
+    if state:
+        assert inspect(file_list, resolution=72, **state) == 1
+        error = capsys.readouterr().err
+        assert "results.jsonl: not the state of this inspection: resolution was '64' and is '72'; remove" in error
+        assert path.read_bytes() == done[: done.rfind(b"\n") + 1]
     write_lines(folder / "set" / "part-000002", [b"this part has changed\n"])
     assert tool.main(argv) == 0
     assert "14 (93.3 %)" in capsys.readouterr().out

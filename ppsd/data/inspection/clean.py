@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Callable
 
@@ -19,7 +20,11 @@ from ppsd.formats.inflate import GZIP_MAGIC
 from ppsd.formats.laion import write_part
 from ppsd.formats.layout import Layout
 from ppsd.formats.opening import open_input
-from ppsd.types import LatentRecord, Record
+from ppsd.formats.urls import shown_url
+from ppsd.types import BadRecord, LatentRecord, Record
+
+LOOK_PARTS = 8
+LOOK_RECORDS = 64
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,22 @@ def check_output(layout: Layout) -> None:
     """Raises ValueError when there is a data set already."""
     if layout.file_list.exists():
         raise ValueError(f"--fix {layout.root}: {layout.file_list} is there already; name another folder, or remove it")
+
+
+def check_images(sources: Sequence[RecordSource]) -> None:
+    """Raises ValueError when the first records of a source are latents, before everything is read."""
+    for source in sources:
+        for part in islice(source.parts, LOOK_PARTS):
+            records = (record for _, record in islice(source.read(part), LOOK_RECORDS))
+            record = next((record for record in records if not isinstance(record, BadRecord)), None)
+            if isinstance(record, LatentRecord):
+                raise _holds_latents(part)
+            if record is not None:
+                break
+
+
+def _holds_latents(path: str) -> ValueError:
+    return ValueError(f"{shown_url(path)}: holds latents, which --fix cannot write; fix the images they were made of")
 
 
 def write_clean(
@@ -127,7 +148,7 @@ def _wanted(job: CleanJob) -> Iterator[Record]:
         if number < wanted:
             continue
         if isinstance(record, LatentRecord):
-            raise ValueError(f"{job.path}: holds latents, which --fix cannot write; fix the images they were made of")
+            raise _holds_latents(job.path)
         if number > wanted or not isinstance(record, Record):
             break
         wanted = next(numbers, None)
