@@ -14,7 +14,8 @@ file with the same models and flags is kept. On several devices:
 
     python -m paddle.distributed.launch --gpus 0,1,2,3 tools/cache_latents.py ...
 
-The exit code is 1 when no record could be used or something could not be read or written.
+The exit code is 1 when no record could be used, when a model or a list could not be read, and when nothing could be
+written. Parts that cannot be read are counted.
 """
 
 from __future__ import annotations
