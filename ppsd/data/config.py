@@ -16,11 +16,11 @@ from ppsd.formats.parts import DATA_FORMATS
 class StreamConfig:
     """Which records to read and how to make samples of them. Raises ValueError naming the flag that is wrong.
 
-    file_list: a `.filelist.list` or a `.filelist`; dialect: that of its parts (`laion400m`, `laion_aes`, `auto`).
+    file_list: a `.filelist.list` or a `.filelist`; dialect: what its parts are, of DATA_FORMATS.
     resolution: side of the square crops in pixels, divisible by 8.
     scaled_jpeg: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (see ppsd.data.jpeg).
     buffer_size: undecoded records that a lane holds to shuffle among. All lanes of all devices together hold
-    num_lanes x buffer_size of them: with 64 lanes and 50 KB images 100 are 320 MB in the whole run.
+    num_lanes x buffer_size of them, but not more than shuffle_buffer_mb.
     shuffle_every_n_samples: 0 keeps the order of the files within a lane; any other number shuffles. A window of
     buffer_size records is shuffled whole and given out whole, so shuffling it more often would change nothing.
     num_lanes: see ppsd.data.lane; None chooses (see default_lanes there), or takes over that of a resumed run.

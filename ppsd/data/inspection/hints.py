@@ -11,9 +11,8 @@ from typing import Optional
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import NAMES
 from ppsd.data.inspection.plan import quick_jobs
-from ppsd.data.inspection.verdict import NO_COLUMN
 from ppsd.data.source import open_sources
-from ppsd.data.tally import Tally
+from ppsd.data.tally import NO_COLUMN, Tally
 from ppsd.types import BadRecord
 
 LOOK_RECORDS = 200

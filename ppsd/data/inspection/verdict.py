@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ppsd.data.inspection.summary import Summary
-from ppsd.data.tally import Tally
+from ppsd.data.tally import CONDITION, NO_COLUMN, Tally
 
-CONDITION, NO_COLUMN = "filter: ", "filter: no "  # see ppsd.data.filters
 MOST_MISSING = 0.5
 MUCH_BAD = 0.1
 MUCH_MISSING = 0.01
