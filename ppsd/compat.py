@@ -13,11 +13,9 @@ import tempfile
 import time
 import warnings
 import zlib  # noqa: F401  paddle 2.6.2 exports zlib's symbols: a gzip module loaded after it crashes the process
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
-
-import numpy as np
 
 # Said at every start by paddle 3.3.1 and paddlenlp 2.8.1, and nothing that a user of ppsd could act on.
 for _message in ("No ccache found", "Setuptools is replacing distutils"):
@@ -26,7 +24,6 @@ for _message in ("No ccache found", "Setuptools is replacing distutils"):
 import paddle  # noqa: E402  after the filters
 from paddle.nn import LayerNorm, functional  # noqa: E402
 from paddlenlp.transformers.conversion_utils import ConversionMixin  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
 
 _layer_norm_forward: Callable[[LayerNorm, paddle.Tensor], paddle.Tensor] = LayerNorm.forward
 _convert: Callable[..., dict[str, Any]] = ConversionMixin.convert.__func__
@@ -63,12 +60,19 @@ def _convert_in_memory(cls: Any, weight_file: str, config: Any, cache_dir: str) 
         return _convert(cls, weight_file, config, scratch)
 
 
-def save_safetensors(state: Mapping[str, np.ndarray], file: Path, metadata: Optional[Mapping[str, str]] = None) -> None:
-    """Write `state` to `file`, readable for whom the umask says. safetensors 0.8.0 leaves it to its owner alone."""
-    save_file(dict(state), str(file), metadata=dict(metadata or {}))
-    umask = os.umask(0)
-    os.umask(umask)
-    file.chmod(0o666 & ~umask)
+def generator_numbers(state: Any) -> list[Any]:
+    """The state of one of paddle's random generators as JSON: three numbers, and with paddle 3.3.1 a text, too."""
+    return [bytes(part).decode("ascii") if isinstance(part, list) else part for part in state.__getstate__()]
+
+
+def generator_state(like: Any, numbers: Sequence[Any]) -> Optional[Any]:
+    """What `generator_numbers` was given; `like` is a state of this paddle. None if another paddle's does not fit."""
+    if [type(part) for part in numbers] != [type(part) for part in generator_numbers(like)]:
+        return None
+    made: Any = type(like)
+    state = made.__new__(made)
+    state.__setstate__(tuple(list(part.encode("ascii")) if isinstance(part, str) else part for part in numbers))
+    return state
 
 
 def require_recompute() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
 import paddle
 from paddle import nn
+
+from ppsd.formats.safetensors_file import TensorSource
 
 
 class EMA:
@@ -47,13 +48,17 @@ class EMA:
         for name, p in self._trained():
             p.set_value(values[name].astype(p.dtype))
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in self.average.items()}
+    def state_dict(self) -> dict[str, paddle.Tensor]:
+        """The averages themselves, not copies."""
+        return dict(self.average)
 
-    def set_state_dict(self, state: dict[str, np.ndarray], updates: int) -> None:
-        """Raises ValueError if a weight is missing or has another shape."""
+    def load(self, source: TensorSource) -> None:
+        """Averages and their count from a file. ValueError if it lacks the count, or a weight, or one does not fit."""
+        updates = source.metadata.get("ema_updates")
+        if updates is None:
+            raise ValueError(f"{source.path} does not say how many EMA updates it holds")
         for name, average in self.average.items():
-            if name not in state or tuple(state[name].shape) != tuple(average.shape):
-                raise ValueError(f"the EMA file does not fit this model: {name} is missing or has another shape")
-            average.set_value(state[name].astype("float32"))
-        self.updates = updates
+            if name not in source.specs or source.specs[name].shape != tuple(average.shape):
+                raise ValueError(f"{source.path} does not fit this model: {name} is missing or has another shape")
+            average.set_value(source.read(name).astype("float32"))
+        self.updates = int(updates)

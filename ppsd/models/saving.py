@@ -1,17 +1,24 @@
-"""Write a component so that `from_pretrained` of the stack reads it back: float32 safetensors and a config."""
+"""Write a component so that `from_pretrained` of the stack reads it back: float32 safetensors and a config.
+
+One tensor at a time, so that saving takes no memory to speak of.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
-from ppsd.compat import save_safetensors
+import ppsd.compat  # noqa: F401
 
 import numpy as np
 import paddle
 from ppdiffusers.models.modeling_utils import ModelMixin
-from safetensors.numpy import load_file
+
+from ppsd.formats.safetensors_file import Digest, SafetensorsFile, Spec, TensorSource, write_safetensors
+
+_DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 
 
 def weights_file(component: paddle.nn.Layer, variant: Optional[str] = None) -> str:
@@ -25,11 +32,11 @@ def save_component(
     folder: Path,
     *,
     masters: Optional[Mapping[str, paddle.Tensor]] = None,
-    weights: Optional[Mapping[str, np.ndarray]] = None,
+    weights: Optional[Mapping[str, paddle.Tensor]] = None,
     variant: Optional[str] = None,
     metadata: Optional[Mapping[str, str]] = None,
-) -> None:
-    """Config and weights, in float32: the stack writes bfloat16 as raw bit patterns.
+) -> dict[Path, Digest]:
+    """Config and weights, in float32: the stack writes bfloat16 as raw bit patterns. Returns the weights' digest.
 
     `masters` are the optimizer's float32 copies by paddle name (AMP O2); `weights` replaces entries by their own name.
     """
@@ -40,31 +47,55 @@ def save_component(
         component.config.save_pretrained(str(folder))
     written_by = "pd" if isinstance(component, ModelMixin) else "np"  # what each library accepts back
     masters = masters or {}
-    state = {name: as_float32(masters.get(value.name, value)) for name, value in component.state_dict().items()}
+    state = {name: masters.get(value.name, value) for name, value in component.state_dict().items()}
     state.update(weights or {})
     file = folder / weights_file(component, variant)
-    save_safetensors(state, file, metadata={"format": written_by, **(metadata or {})})
+    specs = {name: spec_of(value) for name, value in state.items()}
+    digest = write_safetensors(
+        file, specs, lambda name: as_float32(state[name]), {"format": written_by, **(metadata or {})}
+    )
+    return {file: digest}
 
 
-def load_weights(component: paddle.nn.Layer, folder: Path) -> None:
+def component_bytes(component: paddle.nn.Layer) -> int:
+    """What `save_component` writes of weights."""
+    return sum(spec_of(value).nbytes for value in component.state_dict().values())
+
+
+def spec_of(value: paddle.Tensor) -> Spec:
+    """As `as_float32` gives it."""
+    name = str(value.dtype).rsplit(".", 1)[-1]
+    return Spec("F32" if name in ("float16", "bfloat16") else _DTYPES[name], tuple(value.shape))
+
+
+def load_weights(component: paddle.nn.Layer, source: TensorSource) -> None:
     """Into an existing layer, exactly. Raises ValueError when a weight is missing, left over, or of another shape."""
-    state = read_weights(folder / weights_file(component))
     own = component.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [k for k in own if tuple(own[k].shape) != tuple(state[k].shape)]
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    wrong = differing(shapes, {name: spec.shape for name, spec in source.specs.items()})
     if wrong:
-        raise ValueError(f"{folder} was saved by another model: {len(wrong)} weights differ, e.g. {wrong[0]}")
+        raise ValueError(f"{source.path} was saved by another model: {len(wrong)} weights differ, e.g. {wrong[0]}")
     for name, value in own.items():
-        value.set_value(paddle.to_tensor(state[name]).astype(value.dtype))
+        value.set_value(paddle.to_tensor(source.read(name)).astype(value.dtype))
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Keys that only one has, or else those whose values differ; sorted."""
+    return sorted(set(one) ^ set(other)) or sorted(key for key in one if one[key] != other[key])
 
 
 def read_weights(file: Path) -> dict[str, np.ndarray]:
-    """Raises ValueError naming the file if it is missing or cut short."""
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
+    """All at once. Raises ValueError naming the file if it is missing or cut short."""
+    source = SafetensorsFile(file)
+    return {name: source.read(name) for name in source.specs}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A component's config.json. Raises ValueError naming the file."""
     try:
-        return dict(load_file(str(file)))
-    except Exception as error:  # safetensors raises its own type, which is not an OSError
-        raise ValueError(f"{file}: {error}") from error
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read: {error}") from error
 
 
 def as_float32(value: paddle.Tensor) -> np.ndarray:

@@ -122,6 +122,7 @@ class SDTrainingArguments(TrainingArguments):
     ema_decay: float = flag(0.9999, "Decay of the average (it warms up from 0.18).")
     enable_xformers_memory_efficient_attention: bool = flag(False, "Paddle's memory-efficient attention (GPU).")
     fused_linear: bool = flag(False, "Use paddle.incubate.nn.FusedLinear for every linear layer (GPU).")
+    on_save_error: str = flag("stop", "A checkpoint that cannot be written: stop, or continue (tried again later).")
     only_save_updated_model: bool = flag(True, "Checkpoints hold only trained weights; False: the whole pipeline.")
     unet_learning_rate: Optional[float] = flag(None, "Learning rate of the UNet. Default: --learning_rate.")
     text_encoder_learning_rate: Optional[float] = flag(None, "Of the text encoder. Default: --learning_rate.")
@@ -219,6 +220,7 @@ _CHOICES = {
     "optim": ("adamw",),
     "check_data": ("quick", "full", "off"),
     "fp16_opt_level": ("O1", "O2"),
+    "on_save_error": ("stop", "continue"),
 }
 _AT_LEAST = {
     "snr_gamma": 0,

@@ -28,10 +28,14 @@ from ppsd.models.bundle import load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
 from ppsd.trainers.cached_data import cached_fingerprint, check_cached
-from ppsd.trainers.checkpoint import choose_checkpoint, forget_run, global_step, prepare_output_dir
+from ppsd.trainers.changes import changes, settings
+from ppsd.trainers.checkpoint import forget_run, global_step, prepare_output_dir
 from ppsd.trainers.parsing import parse_arguments
+from ppsd.trainers.processes import from_first
+from ppsd.trainers.resuming import check_parts, choose_checkpoint
+from ppsd.trainers.run_state import read_state
 from ppsd.trainers.step import DiffusionStep
-from ppsd.trainers.trainer import StableDiffusionTrainer, everyones
+from ppsd.trainers.trainer import StableDiffusionTrainer
 from ppsd.types import World
 
 logger = logging.getLogger(__name__)
@@ -51,12 +55,10 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
     cached = cached_fingerprint(open_sources(stream_config(model, data, args)), data.data_format)
     set_device(args.device)
     prepare_output_dir(args.output_dir, model.paths(), clean=args.should_save)
-    checkpoint = everyones(
-        choose_checkpoint(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
-        if args.process_index == 0
-        else None
-    )[0]
+    checkpoint = from_first(lambda: find_start(model, args))
     set_steps(data, args)
+    if checkpoint and args.process_index == 0:
+        warn_of_changes(Path(checkpoint), model, data, args)
     if data.check_data != "off":
         ppsd.compat.first_alone(lambda: report_data(model, data, args))
     trainer = build_trainer(model, data, args, cached)
@@ -74,6 +76,22 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         trainer.train(resume_from_checkpoint=checkpoint)
     trainer.export()
     return trainer
+
+
+def find_start(model: ModelArguments, args: SDTrainingArguments) -> Optional[str]:
+    """The checkpoint that this run continues, or None. Raises ValueError where it cannot be continued."""
+    found = choose_checkpoint(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
+    if found:
+        check_parts(Path(found), model.train_text_encoder, args.use_ema)
+    return found
+
+
+def warn_of_changes(checkpoint: Path, model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> None:
+    """One warning of all that makes the continued run another than the saved one would have been."""
+    state = read_state(checkpoint)
+    found = changes(state["flags"], settings(model, data, args), restart_data=args.restart_data)
+    if found:
+        logger.warning("%s goes on otherwise than it was begun: %s", checkpoint, "; ".join(found))
 
 
 def report_data(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> None:
@@ -129,6 +147,7 @@ def build_trainer(
         input_perturbation=model.input_perturbation,
         num_inference_steps=model.num_inference_steps,
         cached=cached is not None,
+        flags=settings(model, data, args),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from functools import partial
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
+
+from ppsd.compat import first_alone
 
 import paddle
 from paddle.optimizer import AdamW
@@ -18,24 +19,29 @@ from paddlenlp.trainer.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ppsd.diffusion.draws import draw
 from ppsd.diffusion.objective import reduce
+from ppsd.formats.safetensors_file import Digest
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, PreviewCallback, ProgressCallback
-from ppsd.trainers.checkpoint import (
-    STAGING,
-    discard,
-    export_pipeline,
-    find_checkpoints,
-    load_positions,
-    load_trained,
-    publish,
-    save_positions,
-    save_trained,
-)
+from ppsd.trainers.checkpoint import publish, rotate, staged
+from ppsd.trainers.exporting import export_pipeline, pipeline_bytes, write_pipeline
 from ppsd.trainers.meter import Meter
-from ppsd.trainers.optimizer import PortableAdamW, trained_parameters, undecayed
+from ppsd.trainers.optimizer import trained_parameters, undecayed
+from ppsd.trainers.optimizer_state import OPTIMIZER, OptimizerState, load_optimizer, wrappers
+from ppsd.trainers.processes import SharedFile, everyones, from_first
+from ppsd.trainers.run_state import (
+    load_positions,
+    load_scaler,
+    random_state,
+    read_state,
+    save_positions,
+    set_random_state,
+    write_state,
+)
+from ppsd.trainers.save_errors import explain, require_room
 from ppsd.trainers.step import DiffusionStep
+from ppsd.trainers.trained import check_architecture, load_trained, save_trained, trained_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class StableDiffusionTrainer(Trainer):
     """`make_loader(positions)` gives the batches, from the start (None) or from where saved positions say.
 
     cached: they are of latents that were checked against the bundle (ppsd.trainers.cached_data).
+    flags: what checkpoints say the run was told (ppsd.trainers.changes).
     """
 
     def __init__(
@@ -57,7 +64,9 @@ class StableDiffusionTrainer(Trainer):
         input_perturbation: float = 0.0,
         num_inference_steps: int = 50,
         cached: bool = False,
+        flags: Optional[Mapping[str, Any]] = None,
     ) -> None:
+        self.flags = dict(flags or {})
         self.bundle, self.make_loader, self.cached = bundle, make_loader, cached
         self.noise = {"noise_offset": noise_offset, "input_perturbation": input_perturbation}
         self.ema = EMA(bundle.unet, args.ema_decay) if args.use_ema else None
@@ -86,8 +95,8 @@ class StableDiffusionTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         positions = None
         if self._checkpoint and not self.args.restart_data:
-            first = self.args.process_index == 0
-            positions = everyones(load_positions(Path(self._checkpoint)) if first else None)[0]
+            folder = Path(self._checkpoint)
+            positions = from_first(lambda: load_positions(folder))
         self.loader = self.make_loader(positions)
         return _Watched(self.loader, self.meter)
 
@@ -124,9 +133,7 @@ class StableDiffusionTrainer(Trainer):
             kept = undecayed(self.step)
             kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)[1]
             clip = paddle.nn.ClipGradByGlobalNorm(self.args.max_grad_norm) if self.args.max_grad_norm > 0 else None
-            # sharding picks its part of a saved state by Paddle's names
-            adamw = AdamW if self.args.sharding else partial(PortableAdamW, self.step)
-            self.optimizer = adamw(
+            self.optimizer = AdamW(
                 learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
                 parameters=trained_parameters(self.step, learning_rate_ratios(self.args)),
                 apply_decay_param_fun=lambda name: name not in kept,
@@ -167,73 +174,117 @@ class StableDiffusionTrainer(Trainer):
             load_trained(Path(checkpoint), self.bundle, self.step.train_text_encoder, self.ema)
 
     def export(self) -> Path:
-        """Write the pipeline (with the averaged UNet where there is an EMA) to the output folder."""
+        """Write the pipeline (with the averaged UNet where there is an EMA) to the output folder.
+
+        OSError where it cannot be written; an earlier one is then still there.
+        """
         folder = Path(self.args.output_dir)
         if self.args.should_save:
-            self._export_to(folder)
+            nbytes = pipeline_bytes(self.bundle)
+            try:
+                require_room(folder, nbytes)
+                export_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=self._masters())
+            except OSError as error:
+                raise OSError(explain(error, "the pipeline", folder, nbytes)) from error
             logger.info("pipeline: %s", folder)
         return folder
 
-    def _export_to(self, folder: Path) -> None:
-        prediction_type = self.step.objective.prediction_type
-        export_pipeline(folder, self.bundle, prediction_type, averaged=self.ema, masters=self._masters())
+    @property
+    def _prediction_type(self) -> str:
+        return self.step.objective.prediction_type
 
     def _masters(self) -> Mapping[str, paddle.Tensor]:
         """Float32 weights by paddle name, where AMP O2 has rounded the layers' own: the optimizer's and the frozen."""
         return {**self.originals, **getattr(self.optimizer, "_master_weights", {})}
 
-    def _save(self, output_dir: Optional[str] = None, state_dict: Any = None, **kwargs: Any) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        logger.info("saving the trained weights of step %d", self.state.global_step)
+    def _save(self, output_dir: Optional[str] = None, state_dict: Any = None, **kwargs: Any) -> dict[Path, Digest]:
+        """The trained weights, and with --only_save_updated_model False the whole pipeline."""
+        folder, masters = Path(output_dir or self.args.output_dir), self._masters()
+        written = {}
         if not self.args.only_save_updated_model:
-            self._export_to(folder)
-        save_trained(folder, self.bundle, self.step.train_text_encoder, self.ema, self._masters())
+            written = write_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=masters)
+        return {**written, **save_trained(folder, self.bundle, self.step.train_text_encoder, self.ema, masters)}
 
     def _save_checkpoint(self, model: Any, metrics: Any = None) -> None:
-        """As the base does, but in a folder aside that takes its name when it is whole."""
+        """All of the run at this step, by the first process, while the others wait (see ppsd.trainers.checkpoint).
+
+        What cannot be written ends the run in all processes, or with --on_save_error continue is an error in the log.
+        """
         if self._saved_step == self.state.global_step:
             return
-        run = self.args.output_dir
-        name = f"checkpoint-{self.state.global_step}"
-        staging = Path(run, STAGING)
-        positions = everyones(self.loader.position())
+        others = everyones((self.loader.position(), random_state()))
+        optimizer = OptimizerState(self.optimizer, self.step, sharded=bool(self.args.sharding))
+        problem = None
         if self.args.should_save:
-            save_positions(staging / name, positions)
-        self.args.output_dir = str(staging)
-        try:
-            super()._save_checkpoint(model, metrics)
-        finally:
-            self.args.output_dir = run
-        if self.args.world_size > 1:
-            paddle.distributed.barrier()
-        if self.is_local_process_zero():
-            publish(staging / name, Path(run, name))
-            with suppress(OSError):  # another process may still be writing there
-                staging.rmdir()
-            self._rotate_checkpoints(output_dir=run)
-        self._saved_step = self.state.global_step
+            nbytes = self._checkpoint_bytes(optimizer)
+            try:
+                self._write_checkpoint(optimizer, others, nbytes)
+            except OSError as error:
+                name, folder = f"checkpoint-{self.state.global_step}", Path(self.args.output_dir)
+                problem = explain(error, name, folder, nbytes)
+        optimizer.drain()
+        first_alone(lambda: None)
+        problems = [found for found in everyones(problem) if found is not None]
+        if not problems:
+            self._saved_step = self.state.global_step
+        elif self.args.on_save_error == "stop":
+            raise OSError(f"{problems[0]} (--on_save_error continue trains on and tries again at the next save)")
+        else:
+            logger.error("%s; training goes on (--on_save_error continue)", problems[0])
 
-    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: Any = None) -> None:
-        """Only the newest `save_total_limit` stay."""
-        limit = self.args.save_total_limit or 0
-        for old in find_checkpoints(Path(output_dir))[:-limit] if limit > 0 else []:
-            discard(old)
+    def _checkpoint_bytes(self, optimizer: OptimizerState) -> int:
+        """What the large files take."""
+        pipeline = 0 if self.args.only_save_updated_model else pipeline_bytes(self.bundle)
+        return optimizer.nbytes + trained_bytes(self.bundle, self.step.train_text_encoder, self.ema) + pipeline
+
+    def _write_checkpoint(self, optimizer: OptimizerState, others: Sequence[tuple], nbytes: int) -> None:
+        """`others`: of each process, where it stands in its data and its random state. Raises OSError."""
+        run, step, started = Path(self.args.output_dir), self.state.global_step, time.perf_counter()
+        name = f"checkpoint-{step}"
+        require_room(run, nbytes)
+        with staged(run, name) as folder:
+            written = {**optimizer.write(folder), **self._save(str(folder))}
+            save_positions(folder, [position for position, _ in others])
+            write_state(
+                folder,
+                step=step,
+                schedule=self.lr_scheduler,
+                scaler=self.scaler if self.do_grad_scaling else None,
+                randoms=[state for _, state in others],
+                flags=self.flags,
+            )
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            publish(folder, run / name, step, written)
+        rotate(run, step, self.args.save_total_limit)
+        logger.info("%s: %.1f MB in %.1f s", name, nbytes / 1e6, time.perf_counter() - started)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: Optional[str] = None) -> None:
-        """Processes that do not see the folder get the weights from the first one, when paddle wraps the model."""
-        if resume_from_checkpoint and (self.args.process_index == 0 or Path(resume_from_checkpoint).is_dir()):
-            load_trained(Path(resume_from_checkpoint), self.bundle, self.step.train_text_encoder, self.ema)
+        """The weights. The first process reads them, for all: the others may not see the folder."""
+        if resume_from_checkpoint:
+            folder, text = Path(resume_from_checkpoint), self.step.train_text_encoder
+            from_first(lambda: check_architecture(folder, self.bundle, text))
+            load_trained(folder, self.bundle, text, self.ema, SharedFile)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
-        if checkpoint and not self.args.sharding and list(Path(checkpoint).glob("optimizer.shard*")):
-            raise ValueError(f"{checkpoint} was saved with --sharding; continue it with the same --sharding")
-        super()._load_optimizer_and_scheduler(checkpoint)
-        try:
-            self._load_rng_state(checkpoint)  # the base restores it only after draining batches
-        except ValueError as error:
-            logger.warning("random states of other devices are not restored (only dropout uses them): %s", error)
+        """With --ignore_load_lr_and_optim only the float32 weights of AMP O2."""
+        if checkpoint:
+            fresh = self.args.ignore_load_lr_and_optim
+            load_optimizer(self.optimizer, self.step, SharedFile(Path(checkpoint) / OPTIMIZER), masters_only=fresh)
+            if not fresh:
+                self._load_run_state(Path(checkpoint))
         if self.ema is not None:
-            self.ema.masters = getattr(self.optimizer, "_master_weights", {})
+            self.ema.masters = wrappers(self.optimizer)[-1]._master_weights
+
+    def _load_run_state(self, checkpoint: Path) -> None:
+        state = from_first(lambda: read_state(checkpoint))
+        self.lr_scheduler.set_state_dict(state["schedule"])
+        if self.do_grad_scaling:
+            load_scaler(self.scaler, state["scaler"])
+        rank, randoms = self.args.process_index, state["random"]
+        if rank < len(randoms):
+            set_random_state(randoms[rank])
+        else:
+            logger.info("no random state of process %d was saved (only dropout uses it)", rank)
 
     def _visualdl(self) -> Any:
         for callback in self.callback_handler.callbacks:
@@ -256,15 +307,6 @@ def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:
     """Copies in host memory, by paddle name, of what is not trained."""
     layers = (bundle.vae, bundle.text_encoder)
     return {p.name: p.detach().cpu().clone() for layer in layers for p in layer.parameters() if p.stop_gradient}
-
-
-def everyones(value: Any) -> list[Any]:
-    """What each process passes, by rank."""
-    if paddle.distributed.get_world_size() == 1:
-        return [value]
-    values: list[Any] = []
-    paddle.distributed.all_gather_object(values, value)
-    return values
 
 
 def learning_rate_ratios(args: SDTrainingArguments) -> dict[str, float]:

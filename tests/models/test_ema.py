@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
+from ppsd.formats.safetensors_file import SafetensorsFile, Spec, write_safetensors
 from ppsd.models.ema import EMA
+from ppsd.models.saving import spec_of
 
 
 def layer_of(value: float) -> paddle.nn.Layer:
@@ -46,12 +49,14 @@ def test_frozen_weights_are_left_out() -> None:
     assert set(EMA(layer).average) == {"weight"}
 
 
-def test_state_goes_round_and_counts_on() -> None:
+def test_state_goes_round_and_counts_on(tmp_path: Path) -> None:
     layer = layer_of(0.0)
     first, second = EMA(layer, decay=0.9), EMA(layer_of(3.0), decay=0.9)
     layer.weight.set_value(paddle.full([2, 1], 2.0))
     first.update()
-    second.set_state_dict(first.state_dict(), first.updates)
+    specs = {name: spec_of(value) for name, value in first.state_dict().items()}
+    write_safetensors(tmp_path / "ema", specs, lambda name: first.average[name].numpy(), {"ema_updates": "1"})
+    second.load(SafetensorsFile(tmp_path / "ema"))
     second.layer.weight.set_value(paddle.full([2, 1], 7.0))
     layer.weight.set_value(paddle.full([2, 1], 7.0))
     first.update()
@@ -59,8 +64,13 @@ def test_state_goes_round_and_counts_on() -> None:
     np.testing.assert_array_equal(first.average["weight"].numpy(), second.average["weight"].numpy())
 
 
-def test_a_state_of_another_model_is_refused() -> None:
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "ema", {"weight": Spec("F32", (3, 1))}, lambda name: np.zeros((3, 1), np.float32))
+    with pytest.raises(ValueError, match="does not say how many EMA updates"):
+        EMA(layer_of(0.0)).load(SafetensorsFile(tmp_path / "ema"))
+    specs, count = {"weight": Spec("F32", (3, 1))}, {"ema_updates": "1"}
+    write_safetensors(tmp_path / "ema", specs, lambda name: np.zeros((3, 1), np.float32), count)
     with pytest.raises(ValueError, match="does not fit"):
-        EMA(layer_of(0.0)).set_state_dict({"weight": np.zeros((3, 1), np.float32)}, 1)
+        EMA(layer_of(0.0)).load(SafetensorsFile(tmp_path / "ema"))
     with pytest.raises(ValueError, match="--ema_decay"):
         EMA(layer_of(0.0), decay=1.5)

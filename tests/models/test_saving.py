@@ -8,7 +8,8 @@ import pytest
 from ppdiffusers import UNet2DConditionModel
 from ppdiffusers.transformers import CLIPTextModel
 
-from ppsd.models.saving import load_weights, read_weights, save_component
+from ppsd.formats.safetensors_file import SafetensorsFile
+from ppsd.models.saving import load_weights, read_weights, save_component, weights_file
 from tests.tiny import tiny_text_encoder, tiny_unet
 
 
@@ -36,13 +37,13 @@ def test_the_stack_reads_the_text_encoder_back(tmp_path: Path) -> None:
 def test_weights_load_exactly_or_not_at_all(tmp_path: Path) -> None:
     save_component(tiny_unet(seed=1), tmp_path / "unet")
     other = tiny_unet(seed=2)
-    load_weights(other, tmp_path / "unet")
+    file = tmp_path / "unet" / weights_file(other)
+    load_weights(other, SafetensorsFile(file))
     np.testing.assert_array_equal(other.conv_in.weight.numpy(), tiny_unet(seed=1).conv_in.weight.numpy())
     with pytest.raises(ValueError, match="saved by another model"):
-        load_weights(tiny_unet(block_out_channels=(8, 24)), tmp_path / "unet")
+        load_weights(tiny_unet(block_out_channels=(8, 24)), SafetensorsFile(file))
     with pytest.raises(ValueError, match="is missing"):
         read_weights(tmp_path / "nothing.safetensors")
-    whole = next((tmp_path / "unet").glob("*.safetensors"))
-    whole.write_bytes(whole.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=whole.name):
-        read_weights(whole)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=file.name):
+        read_weights(file)

@@ -1,0 +1,69 @@
+"""What a continued run does otherwise than the run that saved: flags, compared by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ppsd.trainers.arguments import MEANINGLESS, DataArguments, ModelArguments, SDTrainingArguments
+
+# Flags with which the weights come out the same, but for the rounding of float sums. All others are named when they
+# differ. Not here: what the layout is made of (see `settings`).
+HARMLESS = frozenset(
+    """
+    output_dir overwrite_output_dir resume_from_checkpoint do_train ignore_data_skip ignore_load_lr_and_optim
+    logging_dir logging_strategy logging_first_step logging_steps disable_tqdm report_to run_name
+    skip_memory_metrics skip_profile_timer
+    save_strategy save_steps save_total_limit save_on_each_node only_save_updated_model on_save_error
+    image_logging_steps validation_prompts guidance_scale num_inference_steps
+    dataloader_num_workers check_data data_cache_dir data_cache_gb num_records num_train_epochs
+    local_rank sharding sharding_degree sharding_parallel_degree sharding_parallel_config recompute
+    unet_name_or_path
+    """.split()  # noqa: SIM905  a list of words
+)
+_LAYOUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
+_SECRET = ("wandb_api_key",)
+BATCH = "global batch (--per_device_train_batch_size x --gradient_accumulation_steps x devices)"
+
+
+def settings(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> dict[str, Any]:
+    """Every flag's value, for state.json, and the records of one optimizer step on all devices."""
+    values = {
+        field.name: _plain(getattr(arguments, field.name))
+        for arguments in (model, data, args)
+        for field in fields(arguments)
+        if field.name not in MEANINGLESS and field.name not in _SECRET
+    }
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
+    return {**values, BATCH: batch}
+
+
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any], restart_data: bool) -> list[str]:
+    """ "--flag was OLD and is NEW" for every one that changes the result; of flags that both know.
+
+    The data itself is compared by its digest when the stream goes on; with `restart_data` only by its name.
+    """
+    ignored = set(HARMLESS).union(_LAYOUT, () if restart_data else ("file_list",))
+    names = [name for name in now if name in saved and name not in ignored and saved[name] != now[name]]
+    return [
+        f"{name if name == BATCH else f'--{name}'} was {saved[name]} and is {now[name]}"
+        for name in names
+        if _matters(name, saved, now)
+    ]
+
+
+def _matters(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    if name == "max_steps":  # where the schedule ends; a constant rate has no end
+        return not str(now["lr_scheduler_type"]).startswith("constant")
+    if name == "learning_rate":  # the rate of each part is what counts, and is named
+        return False
+    return name != "text_encoder_learning_rate" or bool(now["train_text_encoder"])
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    value = getattr(value, "value", value)  # of an enum
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

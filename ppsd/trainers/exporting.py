@@ -1,0 +1,79 @@
+"""The export: a pipeline folder to use. It takes the place of an earlier one when all of it is written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+import paddle
+
+from ppsd.formats.safetensors_file import Digest
+from ppsd.models.bundle import Bundle
+from ppsd.models.ema import EMA
+from ppsd.models.saving import component_bytes, save_component
+from ppsd.sampling.pipeline import build_pipeline
+from ppsd.trainers.checkpoint import discard, staged
+from ppsd.trainers.manifest import flush
+
+logger = logging.getLogger(__name__)
+
+INDEX = "model_index.json"
+
+
+def write_pipeline(
+    folder: Path,
+    bundle: Bundle,
+    prediction_type: str,
+    *,
+    averaged: Optional[EMA] = None,
+    masters: Optional[Mapping[str, paddle.Tensor]] = None,
+) -> dict[Path, Digest]:
+    """A whole ppdiffusers pipeline in float32, with the averaged UNet if one is given."""
+    written = save_component(bundle.vae, folder / "vae", masters=masters)
+    written |= save_component(bundle.text_encoder, folder / "text_encoder", masters=masters)
+    weights = averaged.state_dict() if averaged else None
+    written |= save_component(bundle.unet, folder / "unet", masters=masters, weights=weights)
+    pipe = build_pipeline(bundle, prediction_type)
+    bundle.tokenizer.save_pretrained(str(folder / "tokenizer"))
+    pipe.scheduler.save_pretrained(str(folder / "scheduler"))
+    pipe.save_config(str(folder))
+    return written
+
+
+def pipeline_bytes(bundle: Bundle) -> int:
+    """What `write_pipeline` writes of weights."""
+    return sum(component_bytes(part) for part in (bundle.vae, bundle.text_encoder, bundle.unet))
+
+
+def replace_pipeline(staging: Path, folder: Path) -> None:
+    """Move a written pipeline into `folder`, in place of an earlier one.
+
+    model_index.json, which makes it a pipeline, goes first and comes last.
+    """
+    for path in sorted(staging.rglob("*")):
+        flush(path)
+    (folder / INDEX).unlink(missing_ok=True)
+    parts = sorted(path for path in staging.iterdir() if path.name != INDEX)
+    for part in [*parts, staging / INDEX]:
+        final = folder / part.name
+        if final.is_dir():
+            discard(final)
+        os.replace(part, final)
+    flush(folder)
+
+
+def export_pipeline(
+    folder: Path,
+    bundle: Bundle,
+    prediction_type: str,
+    *,
+    averaged: Optional[EMA] = None,
+    masters: Optional[Mapping[str, paddle.Tensor]] = None,
+) -> None:
+    """`write_pipeline` aside, then `replace_pipeline`: an earlier export stays where this one cannot be written."""
+    with staged(folder, "export") as staging:
+        write_pipeline(staging, bundle, prediction_type, averaged=averaged, masters=masters)
+        replace_pipeline(staging, folder)
