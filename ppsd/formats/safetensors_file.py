@@ -69,10 +69,9 @@ def write_safetensors(
         file.write(header)
         size, crc = len(header), zlib.crc32(header)
         for name in write_order(specs):
-            array = np.ascontiguousarray(read(name))
-            wanted = specs[name]
+            array, wanted = read(name), specs[name]
             assert (array.shape, array.dtype) == (wanted.shape, DTYPES[wanted.dtype]), name
-            data = array.reshape(-1).view(np.uint8).data
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
             file.write(data)
             size, crc = size + data.nbytes, zlib.crc32(data, crc)
         file.flush()

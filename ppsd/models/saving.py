@@ -99,7 +99,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def as_float32(value: paddle.Tensor) -> np.ndarray:
-    """Contiguous numpy; integers stay integers."""
+    """Numpy of the same shape; integers stay integers."""
     if value.dtype in (paddle.float16, paddle.bfloat16):
         value = value.astype("float32")
-    return np.ascontiguousarray(value.numpy())
+    return np.asarray(value.numpy())

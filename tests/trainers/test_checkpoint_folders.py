@@ -1,0 +1,157 @@
+"""Which folders are checkpoints, what happens to the others, and that a kill at any moment leaves no half one."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppsd.trainers import checkpoint as folders
+from ppsd.trainers.checkpoint import (
+    clean_leftovers,
+    find_checkpoints,
+    forget_run,
+    named_checkpoints,
+    publish,
+    rotate,
+    staged,
+)
+from ppsd.trainers.manifest import COMPLETE, checksum_fault, digest, fault, file_list
+from ppsd.trainers.resuming import choose_checkpoint
+
+
+def make(run: Path, step: int, text: str = "weights") -> Path:
+    """A whole checkpoint of two files."""
+    with staged(run, f"checkpoint-{step}") as folder:
+        (folder / "unet").mkdir()
+        (folder / "unet" / "model").write_text(text)
+        (folder / "state").write_text("state")
+        publish(folder, run / f"checkpoint-{step}", step, {})
+    return run / f"checkpoint-{step}"
+
+
+def names(found: list[Path]) -> list[str]:
+    return [path.name for path in found]
+
+
+def test_complete_lists_every_file(tmp_path: Path) -> None:
+    made = make(tmp_path, 5)
+    assert set(file_list(made)) == {"unet/model", "state"}
+    (tmp_path / "known").write_text("123456789")
+    assert digest(tmp_path / "known") == (9, 0xCBF43926)  # the check value of CRC-32
+    (tmp_path / "known").unlink()
+    assert file_list(made)["unet/model"] == digest(made / "unet" / "model")
+    assert (fault(made), checksum_fault(made)) == (None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
+
+
+def test_a_known_digest_is_not_computed_again(tmp_path: Path) -> None:
+    with staged(tmp_path, "checkpoint-1") as folder:
+        (folder / "a").write_text("abc")
+        publish(folder, tmp_path / "checkpoint-1", 1, {folder / "a": digest(folder / "a")._replace(crc32=1)})
+    assert fault(tmp_path / "checkpoint-1") is None
+    assert checksum_fault(tmp_path / "checkpoint-1") == "a is damaged: its checksum differs"
+
+
+def test_what_is_missing_cut_or_damaged_is_named(tmp_path: Path) -> None:
+    file = make(tmp_path, 1) / "unet" / "model"
+    file.write_text("Weights")
+    assert (fault(file.parents[1]), checksum_fault(file.parents[1])) == (
+        None,
+        "unet/model is damaged: its checksum differs",
+    )
+    file.write_text("weight")
+    assert fault(file.parents[1]) == checksum_fault(file.parents[1]) == "unet/model has 6 bytes instead of 7"
+    file.unlink()
+    assert fault(file.parents[1]) == "unet/model is missing"
+    manifest = make(tmp_path, 2) / COMPLETE
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 9'))
+    assert "version 9" in str(fault(manifest.parent))
+    manifest.write_text("{")
+    assert "cannot be read" in str(fault(manifest.parent))
+    manifest.unlink()
+    assert fault(manifest.parent) == "it has no COMPLETE file"
+
+
+@pytest.mark.parametrize("killed_in", ["seal", "discard", "replace", "rmtree"])
+def test_a_kill_while_a_step_is_saved_again_leaves_no_half_checkpoint(
+    killed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = make(tmp_path, 5, "old")
+    make(tmp_path, 4)
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    staging = tmp_path / ".saving" / "checkpoint-5.12345678"
+    staging.mkdir(parents=True)
+    (staging / "model").write_text("new")
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        if killed_in in ("seal", "discard"):
+            patch.setattr(folders, killed_in, killed)
+        else:
+            patch.setattr(shutil if killed_in == "rmtree" else folders.os, killed_in, killed)
+        publish(staging, final, 5, {})
+    found = find_checkpoints(tmp_path)
+    assert names(found) in (["checkpoint-4"], ["checkpoint-4", "checkpoint-5"])
+    assert all(checksum_fault(path) is None for path in found)
+    clean_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names(found)
+
+
+def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    with suppress(OSError), staged(tmp_path, "checkpoint-1") as folder:
+        (folder / "half").write_text("x")
+        raise OSError("a full disk")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_newest_whole_ones_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10, 20):
+        make(tmp_path, step)
+    (tmp_path / "checkpoint-2" / "state").unlink()
+    rotate(tmp_path, 10, 2)
+    assert names(find_checkpoints(tmp_path)) == ["checkpoint-3", "checkpoint-10", "checkpoint-20"]
+    assert names(named_checkpoints(tmp_path))[0] == "checkpoint-2"  # not whole: not counted, not touched
+    for limit in (None, 0, -1):
+        rotate(tmp_path, 20, limit)
+    assert len(find_checkpoints(tmp_path)) == 3
+
+
+def test_the_newest_undamaged_one_is_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (9, 10, 11, 12):
+        make(tmp_path, step)
+    (tmp_path / "checkpoint-12" / COMPLETE).unlink()  # as an older version left them
+    (tmp_path / "checkpoint-11" / "unet" / "model").write_text("WEIGHTS")
+    with caplog.at_level("WARNING", logger="ppsd"):
+        for asked in (None, "latest"):
+            assert choose_checkpoint(str(tmp_path), asked, False) == str(tmp_path / "checkpoint-10")
+    assert f"{tmp_path / 'checkpoint-12'} is passed over: it has no COMPLETE file" in caplog.text
+    assert f"{tmp_path / 'checkpoint-11'} is passed over: unet/model is damaged" in caplog.text
+    assert choose_checkpoint(str(tmp_path), None, True) is None
+
+
+def test_a_run_does_not_start_over_because_all_is_damaged(tmp_path: Path) -> None:
+    assert choose_checkpoint(str(tmp_path), None, False) is None
+    (make(tmp_path, 3) / "state").write_text("STATE")
+    with pytest.raises(ValueError, match=r"no undamaged checkpoint \(checkpoint-3"):
+        choose_checkpoint(str(tmp_path), None, False)
+    forget_run(str(tmp_path), None)
+    assert choose_checkpoint(str(tmp_path), None, False) is None
+
+
+def test_what_was_asked_for_must_be_there_and_whole(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"latest: .* has no whole checkpoint"):
+        choose_checkpoint(str(tmp_path), "latest", False)
+    whole = make(tmp_path, 3)
+    assert choose_checkpoint("elsewhere", str(whole), False) == str(whole)
+    with pytest.raises(ValueError, match=r"none: .* has checkpoint-3"):
+        choose_checkpoint(str(tmp_path), "none", False)
+    (whole / "state").write_text("STATE")
+    with pytest.raises(ValueError, match=r"--resume_from_checkpoint: .*checkpoint-3 .*state is damaged"):
+        choose_checkpoint(str(tmp_path), str(whole), False)
+    with pytest.raises(ValueError, match="there is no such folder"):
+        choose_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-4"), False)
