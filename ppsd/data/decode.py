@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ppsd.data.jpeg import DamagedJpeg, jpeg_pixels
+from ppsd.data.jpeg_header import plain_jpeg_size
 from ppsd.data.upright import orientation_of, turned_pixels, upright_rgb
 from ppsd.types import BadRecord
 
@@ -65,20 +66,23 @@ def decode_shrunk(
 
     A JPEG that EXIF turns is not shrunk: a pixel that is cut off at its right or lower edge would change sides.
     """
-    image = open_image(data, max_pixels)
-    if isinstance(image, BadRecord):
-        return image
-    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
-        return _from_pillow(image)
-    orientation = orientation_of(image)
-    width, height = image.size
+    size, orientation = plain_jpeg_size(data, max_pixels), 1
+    if size is None:
+        image = open_image(data, max_pixels)
+        if isinstance(image, BadRecord):
+            return image
+        if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+            return _from_pillow(image)
+        size, orientation = image.size, orientation_of(image)
+    width, height = size
     denominator = shrink(width, height) if orientation == 1 else 1
     try:
         pixels = jpeg_pixels(data, width, height, denominator, reuse)
     except DamagedJpeg as error:
         return BadRecord(CORRUPT_IMAGE, str(error))
     if pixels is None:
-        return _from_pillow(image, denominator)
+        image = open_image(data, max_pixels)
+        return image if isinstance(image, BadRecord) else _from_pillow(image, denominator)
     if orientation >= 5:
         width, height = height, width
     return Pixels(turned_pixels(pixels, orientation), width, height, denominator)
@@ -89,6 +93,8 @@ def upright_size(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[tuple
 
     Only a PNG or TIFF that says it is turned is decoded: Pillow does not know before what it will make of it.
     """
+    if (size := plain_jpeg_size(data, max_pixels)) is not None:
+        return size
     image = open_image(data, max_pixels)
     if isinstance(image, BadRecord):
         return image

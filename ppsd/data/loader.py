@@ -12,6 +12,7 @@ from ppsd.data.collate import collate
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import pixel_size
 from ppsd.data.lane import Cursor, LaneSettings, LaneState, default_lanes
+from ppsd.data.memory import keep_freed_memory
 from ppsd.data.position import Position, merge_positions, read_position, write_position
 from ppsd.data.sample import SampleMaker
 from ppsd.data.source import RecordSource, open_sources
@@ -101,6 +102,7 @@ class StreamLoader:
         return device_lanes(self._settings.num_lanes, self._world, self._samples // self._settings.group_size)
 
     def _open(self) -> Iterator[tuple[list[Sample], Tally]]:
+        keep_freed_memory()
         lanes = self._lanes()
         workers = min(self._num_workers, len(lanes))
         if not workers:

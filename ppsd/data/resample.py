@@ -51,16 +51,34 @@ def area(pixels: np.ndarray, box: Box, size: Size) -> np.ndarray:
     """The mean of the area that each new pixel covers; Lanczos where an image is enlarged, as img2dataset does.
 
     The box is rounded to whole pixels, which moves the picture by half a pixel of the source at most. Photographs of
-    300-800 px to 256 px: 44 dB (median) from Pillow's Lanczos of the rounded box, 39 dB from that of the box itself.
+    300-800 px to 256 px: 43 dB (median) from Pillow's Lanczos of the rounded box, 39 dB from that of the box itself.
+    Where samples stand in for the mean (see `samples_a_side`) they are 40 dB or more from it, 52 dB at the median, and
+    as far from Lanczos as the mean is.
     """
     left, top, right, bottom = (round(edge) for edge in box)
     part = pixels[top:bottom, left:right]
     if part.shape[0] < size[1] or part.shape[1] < size[0]:
         return pillow(pixels, box, size, Image.Resampling.LANCZOS)
-    if cv2 is not None:
-        return cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-    means = _means(_means(part.astype(np.float64), size[1]).swapaxes(0, 1), size[0]).swapaxes(0, 1)
-    return np.rint(means).astype(np.uint8)
+    count = samples_a_side(part.shape[1], part.shape[0], size)
+    if cv2 is None:
+        rows = _shrunk(part.astype(np.float64), size[1], count)
+        return np.rint(_shrunk(rows.swapaxes(0, 1), size[0], count).swapaxes(0, 1)).astype(np.uint8)
+    if count:
+        part = cv2.resize(part, (count * size[0], count * size[1]), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+
+
+def samples_a_side(width: int, height: int, size: Size) -> int:
+    """1 or 2 where 1 or 2 x 2 bilinear samples of a pixel's area have nearly its mean; 0 where they have not.
+
+    A bilinear sample is itself the mean of an area, that of one pixel of the source, so one is enough for a pixel that
+    is hardly larger, and 2 x 2 side by side are exactly the mean of 2 x 2 pixels. OpenCV takes them in less than half
+    the time that it needs for the mean (0.7 and 1.7 ms for 256 x 256 of 420 x 420).
+    """
+    scales = width / size[0], height / size[1]
+    if max(scales) <= 1.15:
+        return 1
+    return 2 if min(scales) >= 1.4 and max(scales) <= 2.5 else 0
 
 
 INTERPOLATIONS: dict[str, Resample] = {
@@ -98,6 +116,18 @@ def channels_first(pixels: np.ndarray) -> np.ndarray:
 def _extent(start: float, end: float, length: int) -> float:
     """From start to end, less the rounding error by which start + extent would lie outside."""
     return end - start if start + (end - start) <= length else math.nextafter(length - start, 0.0)
+
+
+def _shrunk(values: np.ndarray, count: int, samples: int) -> np.ndarray:
+    """[n, ...] -> [count, ...]: means of parts of the first axis, of all of a part or of so many samples of it."""
+    if not samples:
+        return _means(values, count)
+    places = (np.arange(count * samples) + 0.5) * (len(values) / (count * samples)) - 0.5
+    places = np.clip(places, 0, len(values) - 1)
+    before = places.astype(np.int64)
+    rest = (places - before).reshape(-1, *[1] * (values.ndim - 1))
+    sampled = (1 - rest) * values[before] + rest * values[np.minimum(before + 1, len(values) - 1)]
+    return sampled.reshape(count, samples, *values.shape[1:]).mean(axis=1)
 
 
 def _means(values: np.ndarray, count: int) -> np.ndarray:

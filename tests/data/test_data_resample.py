@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from ppsd.data import resample
 from ppsd.data.decode import decode_pixels
-from ppsd.data.resample import INTERPOLATIONS, Box, channels_first, check_interpolation
+from ppsd.data.resample import INTERPOLATIONS, Box, channels_first, check_interpolation, samples_a_side
 from ppsd.data.transforms import crop_box, resized_size
 from tests.images import noise_image, photographs
 
@@ -21,6 +22,12 @@ def psnr(pixels: np.ndarray, expected: np.ndarray) -> float:
     """Peak signal to noise ratio in dB."""
     error = float(((pixels.astype(float) - expected) ** 2).mean())
     return 10 * np.log10(255**2 / max(error, 1e-9))
+
+
+def whole_size(box: Box) -> tuple[int, int]:
+    """Width and height of the box rounded to whole pixels."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    return right - left, bottom - top
 
 
 def cases(count: int, largest: int = 3) -> list[tuple[np.ndarray, Box]]:
@@ -108,20 +115,60 @@ def test_area_is_near_lanczos() -> None:
 
 
 def test_area_without_opencv_is_the_same_to_one_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_it = [INTERPOLATIONS["area"](pixels, box, (SIDE, SIDE)) for pixels, box in cases(30)]
+    with_it = [INTERPOLATIONS["area"](pixels, box, (SIDE, SIDE)) for pixels, box in cases(60)]
     monkeypatch.setattr(resample, "cv2", None)
-    for (pixels, box), expected in zip(cases(30), with_it):
+    counts = set()
+    for (pixels, box), expected in zip(cases(60), with_it):
         difference = np.abs(INTERPOLATIONS["area"](pixels, box, (SIDE, SIDE)).astype(np.int16) - expected)
+        count = samples_a_side(*whole_size(box), (SIDE, SIDE))
         assert difference.max() <= 1
-        assert (difference > 0).mean() < 0.01
+        assert (difference > 0).mean() < (0.15 if count else 0.01)  # OpenCV rounds the samples
+        counts.add(count)
+    assert counts == {0, 1, 2}
+
+
+def test_area_by_samples_is_within_40_db_of_the_mean() -> None:
+    """And no farther from Lanczos than the mean is. The mean is OpenCV's."""
+    values: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    nearer = []
+    for pixels, box in cases(200):
+        if min(whole_size(box)) < SIDE:
+            continue
+        left, top, right, bottom = (round(edge) for edge in box)
+        mean = cv2.resize(pixels[top:bottom, left:right], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        crop, lanczos = (INTERPOLATIONS[name](pixels, box, (SIDE, SIDE)) for name in ("area", "lanczos"))
+        count = samples_a_side(*whole_size(box), (SIDE, SIDE))
+        values[count].append(psnr(crop, mean))
+        nearer.append(psnr(crop, lanczos) - psnr(mean, lanczos))
+    assert min(map(len, values.values())) > 10
+    assert min(values[0]) > 90
+    assert min(values[1] + values[2]) > 40
+    assert np.median(values[1] + values[2]) > 50
+    assert abs(np.median(nearer)) < 0.1
+    assert min(nearer) > -1
+
+
+def test_two_samples_a_side_of_two_pixels_are_their_mean() -> None:
+    pixels = np.asarray(noise_image(2 * SIDE, 2 * SIDE))
+    mean = pixels.reshape(SIDE, 2, SIDE, 2, 3).astype(float).mean(axis=(1, 3))
+    crop = INTERPOLATIONS["area"](pixels, (0, 0, 2 * SIDE, 2 * SIDE), (SIDE, SIDE))
+    assert samples_a_side(2 * SIDE, 2 * SIDE, (SIDE, SIDE)) == 2
+    assert np.abs(crop - mean).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "count"), [(128, 147, 1), (148, 130, 0), (180, 320, 2), (179, 192, 0), (321, 300, 0)]
+)
+def test_samples_where_they_are_near_enough(width: int, height: int, count: int) -> None:
+    assert samples_a_side(width, height, (SIDE, SIDE)) == count
 
 
 def test_area_is_the_mean_of_what_a_pixel_covers() -> None:
-    """5 x 3 pixels to 2 x 2: each covers 2.5 x 1.5 of them."""
+    """5 x 3 pixels to 2 x 1: each covers 2.5 x 3 of them."""
     pixels = np.zeros((3, 5, 3), np.uint8)
     pixels[0, 0], pixels[1, 2], pixels[2, 4] = 150, 90, 60
-    expected = np.array([[150 + 90 / 4, 90 / 4], [90 / 4, 90 / 4 + 60]]) / 3.75
-    crop = INTERPOLATIONS["area"](pixels, (0.2, 0.0, 4.9, 3.0), (2, 2))
+    expected = np.array([[150 + 90 / 2, 90 / 2 + 60]]) / 7.5
+    crop = INTERPOLATIONS["area"](pixels, (0.2, 0.0, 4.9, 3.0), (2, 1))
     assert np.abs(crop[..., 0] - expected).max() <= 0.5
 
 
@@ -142,6 +189,4 @@ def test_channels_come_first(with_opencv: bool, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_opencv_starts_no_threads() -> None:
-    import cv2
-
     assert cv2.getNumThreads() == 1
