@@ -1,0 +1,118 @@
+"""What differs between the run that saved and the one that goes on is named, or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.changes import BATCH, HARMLESS, changes, settings
+from tests.tiny import UNET_CONFIG
+from tests.trainers.conftest import Run, losses, parse
+
+
+def told(run: Run, output: Path, **flags: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(settings(*parse(run.flags(output, **flags)))))
+
+
+def test_every_harmless_flag_exists() -> None:
+    known = {field.name for kind in (ModelArguments, DataArguments, SDTrainingArguments) for field in fields(kind)}
+    assert known >= HARMLESS
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"seed": 8}, ["--seed was 7 and is 8"]),
+        ({"resolution": 128}, ["--resolution was 64 and is 128"]),
+        ({"snr_gamma": 5.0, "random_flip": True}, ["--snr_gamma was None and is 5.0", "--random_flip was False"]),
+        ({"learning_rate": 0.5}, ["--unet_learning_rate was 0.001 and is 0.5"]),
+        ({"learning_rate": 0.5, "train_text_encoder": True}, ["train_text", "--unet_learning", "--text_encoder_learn"]),
+        ({"max_steps": 9}, ["--max_steps was 6 and is 9"]),
+        ({"per_device_train_batch_size": 2}, [f"{BATCH} was 4 and is 2"]),
+        ({"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}, []),
+        ({"save_steps": 9, "logging_steps": 3, "dataloader_num_workers": 2, "report_to": "visualdl"}, []),
+        ({"on_save_error": "continue", "validation_prompts": ["a", "b"], "recompute": True}, []),
+        ({"file_list": "other"}, []),
+    ],
+)
+def test_flags_that_change_the_result_are_named(tiny_run: Run, tmp_path: Path, flags: dict, said: list[str]) -> None:
+    found = changes(told(tiny_run, tmp_path), told(tiny_run, tmp_path, **flags), restart_data=False)
+    assert len(found) == len(said)
+    for text, part in zip(found, said):
+        assert part in text
+
+
+def test_longer_runs_differ_only_where_the_schedule_ends(tiny_run: Run, tmp_path: Path) -> None:
+    constant = {"lr_scheduler_type": "constant"}
+    saved, now = told(tiny_run, tmp_path, **constant), told(tiny_run, tmp_path, max_steps=9, **constant)
+    assert changes(saved, now, restart_data=False) == []
+
+
+def test_data_that_starts_over_is_compared_by_name(tiny_run: Run, tmp_path: Path) -> None:
+    saved, now = told(tiny_run, tmp_path), told(tiny_run, tmp_path, file_list="other")
+    assert changes(saved, now, restart_data=True) == [f"--file_list was {tiny_run.file_list} and is other"]
+    del saved["file_list"]  # of a ppsd that did not know it
+    assert changes(saved, now, restart_data=True) == []
+
+
+def test_no_secret_is_saved(tiny_run: Run, tmp_path: Path) -> None:
+    assert "0123abcd" not in json.dumps(told(tiny_run, tmp_path, wandb_api_key="0123abcd"))
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_one_warning_names_all(tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny_run.train(tmp_path, max_steps=3)
+    with caplog.at_level("WARNING", logger="ppsd"):
+        tiny_run.train(tmp_path, max_steps=3, logging_steps=2, save_steps=1)
+        assert warnings(caplog) == []
+        again = tiny_run.train(tmp_path, max_steps=4, learning_rate=0.5, noise_offset=0.1, lr_scheduler_type="constant")
+    assert warnings(caplog) == [
+        f"{tmp_path / 'checkpoint-3'} goes on otherwise than it was begun: --noise_offset was 0.0 and is 0.1;"
+        " --lr_scheduler_type was linear and is constant; --unet_learning_rate was 0.001 and is 0.5"
+    ]
+    assert len(losses(again)) == 4
+
+
+def test_another_network_is_refused(tiny_run: Run, tmp_path: Path) -> None:
+    """Also where every weight has the same shape."""
+    tiny_run.train(tmp_path, max_steps=1)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**UNET_CONFIG, "attention_head_dim": 4}), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"--unet_name_or_path: .* another network: its attention_head_dim is 2, this one's 4"
+    ):
+        tiny_run.train(tmp_path, max_steps=2, unet_name_or_path=other)
+
+
+def test_a_text_encoder_is_neither_missed_nor_forgotten(tiny_run: Run, tmp_path: Path) -> None:
+    tiny_run.train(tmp_path / "a", max_steps=1)
+    with pytest.raises(ValueError, match=r"--train_text_encoder: .* was saved without training it"):
+        tiny_run.train(tmp_path / "a", max_steps=2, train_text_encoder=True)
+    tiny_run.train(tmp_path / "b", max_steps=1, train_text_encoder=True)
+    with pytest.raises(ValueError, match=r"--train_text_encoder: .* holds a trained text encoder"):
+        tiny_run.train(tmp_path / "b", max_steps=2)
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(
+    tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = tiny_run.train(tmp_path, save_steps=2)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    file = tmp_path / "checkpoint-4" / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with caplog.at_level("INFO", logger="ppsd"):
+        again = tiny_run.train(tmp_path, save_steps=2)
+    assert f"{file.parent} is passed over: optimizer.safetensors is damaged" in caplog.text
+    assert f"continuing from {tmp_path / 'checkpoint-2'}" in caplog.text
+    assert losses(again) == losses(whole)
