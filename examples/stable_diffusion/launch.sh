@@ -12,6 +12,7 @@ done
 asked=$#
 [ "$asked" -gt 0 ] || . "$root/examples/stable_diffusion/demo.sh"
 # shellcheck disable=SC2086  the options are words
-"$python" -m paddle.distributed.launch $launch \
-    "$root/examples/stable_diffusion/train_txt2img_laion400m_trainer.py" "$@"
-[ "$asked" -gt 0 ] || draw_demo
+set -- -m ppsd.launch $launch "$root/examples/stable_diffusion/train_txt2img_laion400m_trainer.py" "$@"
+[ "$asked" -eq 0 ] || exec "$python" "$@" # in place of the shell, so that signals reach it
+"$python" "$@"
+draw_demo

@@ -7,5 +7,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/tools/environment.sh"
 asked=$#
 [ "$asked" -gt 0 ] || . "$root/examples/stable_diffusion/demo.sh"
-"$python" "$root/examples/stable_diffusion/train_txt2img_laion400m_trainer.py" "$@"
-[ "$asked" -gt 0 ] || draw_demo
+set -- "$root/examples/stable_diffusion/train_txt2img_laion400m_trainer.py" "$@"
+[ "$asked" -eq 0 ] || exec "$python" "$@" # in place of the shell, so that signals reach it
+"$python" "$@"
+draw_demo

@@ -1,0 +1,173 @@
+"""How the launcher ends the processes that it started, and with which exit code. They know nothing of paddle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from paddle.distributed.launch.context import Context
+
+from ppsd.launch import options
+from ppsd.launch.__main__ import can_be_mended, main
+from ppsd.launch.launcher import STOPPED
+from ppsd.launch.peers import Peers
+
+# Counts the signals that it and a child of its own get in half a second, and ends with 75.
+SAVES = """
+import os, signal, subprocess, sys, time
+got = []
+signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+child = subprocess.Popen(["sleep", "60"])
+print("ready", flush=True)
+while not got:
+    time.sleep(0.01)
+if sys.argv[1] == "slow":
+    while len(got) < 2:
+        time.sleep(0.01)
+    os._exit(143)
+time.sleep(1.5)
+print("signals", len(got), "child", child.poll(), flush=True)
+child.kill()
+sys.exit(75)
+"""
+# The second one ends by itself, the first would go on for a minute.
+DIES = """
+import os, sys, time
+if os.environ["PADDLE_TRAINER_ID"] == "1":
+    print("these are my last words", flush=True)
+    os.kill(os.getpid(), 9) if sys.argv[1] == "kill" else sys.exit(int(sys.argv[1]))
+time.sleep(60)
+"""
+
+
+def start(folder: Path, code: str, *words: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    (folder / "worker.py").write_text(code)
+    command = [sys.executable, "-m", "ppsd.launch", "--nproc_per_node", "2", *options, "worker.py", *words]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def log(folder: Path, rank: int) -> str:
+    file = folder / "log" / f"workerlog.{rank}"
+    return file.read_text() if file.exists() else ""
+
+
+def wait_until_ready(folder: Path) -> None:
+    while not all("ready" in log(folder, rank) for rank in range(2)):
+        time.sleep(0.05)
+
+
+def test_a_signal_reaches_each_process_once_and_its_code_is_the_end(tmp_path: Path) -> None:
+    launcher = start(tmp_path, SAVES, "fast")
+    wait_until_ready(tmp_path)
+    launcher.send_signal(signal.SIGTERM)
+    said = launcher.communicate(timeout=60)[0]
+    assert launcher.returncode == STOPPED, said
+    assert [log(tmp_path, rank).splitlines()[-1] for rank in range(2)] == ["signals 1 child None"] * 2
+    assert "the same command continues (exit code 75)" in said
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    launcher = start(tmp_path, SAVES, "slow")
+    wait_until_ready(tmp_path)
+    for _ in range(2):
+        launcher.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    launcher.communicate(timeout=20)
+    assert launcher.returncode == 143
+
+
+def test_the_process_that_fails_first_is_named(tmp_path: Path) -> None:
+    launcher = start(tmp_path, DIES, "3")
+    said = launcher.communicate(timeout=50)[0]
+    assert launcher.returncode == 3, "not that of the one that was killed after it"
+    assert "the process of rank 1 ended with exit code 3; its log, log/workerlog.1, ends:" in said
+    assert "    these are my last words\n" in said
+
+
+def test_killed_processes_are_started_again_as_often_as_asked(tmp_path: Path) -> None:
+    launcher = start(tmp_path, DIES, "kill", options=("--max_restart", "1"))
+    said = launcher.communicate(timeout=80)[0]
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert log(tmp_path, 1).count("last words") == 2
+    assert said.count("the process of rank 1 was killed by SIGKILL") == 2
+    assert said.count("starting the processes again; that may happen 0 times more") == 1
+
+
+def test_what_a_restart_cannot_mend() -> None:
+    assert [code for code in (0, 1, 2, 75, 76, 134, 137) if not can_be_mended(code)] == [0, 2, 75]
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "says"),
+    [
+        (("--master", "etcd://127.0.0.1:2379"), (), "only runs with --master HOST:PORT or --ips"),
+        (("--max_restart", "2"), ("--overwrite_output_dir",), "would start over each time"),
+        (("--ips", "203.0.113.1,203.0.113.2"), (), "none of them is an address of this machine"),
+        (("--nods", "2"), (), "has no option --nods"),
+    ],
+)
+def test_what_the_launcher_refuses(
+    tmp_path: Path, options: tuple[str, ...], flags: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["launch", *options, "worker.py", *flags])
+    with pytest.raises(SystemExit, match=r"^error: ") as caught:
+        main()
+    assert says in str(caught.value)
+
+
+def test_ips_are_a_master_and_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["launch", "--ips", "203.0.113.1,203.0.113.2", "--start_port", "7000", "worker.py"]
+    monkeypatch.setattr(sys, "argv", words)
+    args = Context().args
+    options.use_master(args, "203.0.113.2")
+    assert (args.master, args.nnodes, args.rank) == ("203.0.113.1:7000", "2", 1)
+
+
+def test_own_address() -> None:
+    assert options.own_address("10.0.0.9", None, "127.0.0.1:1") == "10.0.0.9"
+    assert options.own_address(None, "203.0.113.1,127.0.0.1", None) == "127.0.0.1"
+    assert options.own_address(None, None, "127.0.0.1:8090") == "127.0.0.1", "what the way to the master starts at"
+    assert options.own_address(None, None, None) is None
+
+
+def test_the_interface_of_an_address() -> None:
+    assert options.interface_of("127.0.0.1") == "lo"
+    assert options.interface_of("203.0.113.1") is None
+
+
+def test_a_silent_and_an_ended_machine_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from paddle.distributed.launch.utils.kv_server import KVServer
+
+    monkeypatch.setattr("ppsd.launch.peers.INTERVAL", 0.1)
+    monkeypatch.setattr("ppsd.launch.peers.LIMIT", 1.5)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = KVServer(port)
+    server.start()
+    first, second = (Peers(f"127.0.0.1:{port}", "job", rank, 2) for rank in range(2))
+    time.sleep(2)
+    assert (first.lost, second.lost) == (None, None)
+    second.end(3)
+    assert wait_for_loss(first) == "machine 1 of 0 to 1 has ended with exit code 3"
+    third = Peers(f"127.0.0.1:{port}", "job", 0, 2)
+    server.stop()
+    assert wait_for_loss(third) == "machine 1 of 0 to 1 has given no sign of life for 2 s"
+
+
+def wait_for_loss(peers: Peers) -> str:
+    deadline = time.monotonic() + 10
+    while peers.lost is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return peers.lost
