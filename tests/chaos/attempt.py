@@ -24,8 +24,8 @@ from tests.chaos.moments import Moment
 class Spec:
     """flags: the command line. work: a folder for the journal, logs and notes of all attempts.
 
-    commands: shell commands by the step before which they are run; `before`: before all. namespace: the process whose
-    mounts are used.
+    commands: shell commands by when they are run: "5": before step 5, "save 2": in the second save, when the optimizer
+    is written and the weights are not; `before`: before all. namespace: the process whose mounts are used.
     """
 
     flags: list[str]
@@ -65,6 +65,7 @@ def recording(spec: Spec, rank: int, killer: Killer) -> type[StableDiffusionTrai
     journal = os.open(Path(spec.work, f"journal-{rank}.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     commands = dict(spec.commands) if rank == 0 else {}
+    saves: list[int] = []
 
     class Recording(StableDiffusionTrainer):
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
@@ -81,6 +82,11 @@ def recording(spec: Spec, rank: int, killer: Killer) -> type[StableDiffusionTrai
                 watch_pass(self.bundle.unet.mid_block, killer)
                 watch_update(optimizer, killer)
             return self.optimizer
+
+        def _save(self, *args: Any, **kwargs: Any) -> Any:
+            saves.append(self.state.global_step)
+            shell(commands.pop(f"save {len(saves)}", "true"))
+            return super()._save(*args, **kwargs)
 
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
             killer.save_begins()

@@ -118,19 +118,21 @@ def fill(output: Path, left_kb: int) -> str:
     return f"dd if=/dev/zero of='{output}/filler' bs=1k count={blocks} status=none"
 
 
-@pytest.mark.parametrize("left_kb", [0, 400])
+@pytest.mark.parametrize("when", ["5", "save 2"])
 def test_a_full_disk_ends_the_run_with_one_line_and_costs_nothing_else(
-    zygote: Zygote, short: Recipe, plain: Folders, small_disk: tuple[Folders, int], left_kb: int
+    zygote: Zygote, short: Recipe, plain: Folders, small_disk: tuple[Folders, int], when: str
 ) -> None:
+    """The second save finds no room, or gets halfway."""
     folders, namespace = small_disk
     options: dict[str, Any] = {"namespace": namespace}
-    full = folders.spec(short, 0, commands={"5": fill(folders.output, left_kb)}, **options)
+    full = folders.spec(short, 0, commands={when: fill(folders.output, 100)}, **options)
     code, said = finished_by(zygote, full, 1)
     assert code == (1,), said
     assert "No space left on device" in said.splitlines()[-1], said
     assert "Traceback" not in said
     seen = seen_by(namespace, folders.output)
     require_only_whole(seen)
+    assert not list(seen.glob(".saving/*/*"))  # what was half-written takes no room
     assert [path.name for path in seen.glob("checkpoint-*")] == ["checkpoint-3"]
     (seen / "filler").unlink()
     code, said = finished_by(zygote, folders.spec(short, 1, **options), 1)
@@ -145,7 +147,7 @@ def test_a_run_that_may_go_on_saves_again_when_there_is_room(
 ) -> None:
     folders, namespace = small_disk
     going_on = replace(short, ranks=ranks, micro_batch=4 // ranks, more={**short.more, "on_save_error": "continue"})
-    commands = {"5": fill(folders.output, 300), "8": f"rm '{folders.output}/filler'"}
+    commands = {"save 2": fill(folders.output, 100), "8": f"rm '{folders.output}/filler'"}
     code, said = finished_by(zygote, folders.spec(going_on, 0, commands=commands, namespace=namespace), ranks)
     assert code == (0,) * ranks, said
     assert any("No space left" in line and "[ " in line for line in said.splitlines()), said
@@ -161,7 +163,7 @@ def test_two_processes_both_end_when_the_disk_is_full(
 ) -> None:
     folders, namespace = small_disk
     of_two = replace(short, ranks=2, micro_batch=2)
-    full = folders.spec(of_two, 0, commands={"5": fill(folders.output, 300)}, namespace=namespace)
+    full = folders.spec(of_two, 0, commands={"save 2": fill(folders.output, 100)}, namespace=namespace)
     code, said = finished_by(zygote, full, 2)
     assert all(code), said
     assert "No space left on device" in said
