@@ -132,8 +132,8 @@ def first_alone(work: Callable[[], Any]) -> None:
 _turns = itertools.count()
 
 
-def leave_process_group() -> None:
-    """End a process of a distributed run that has done all its work, with exit code 0. Alone: does nothing.
+def leave_process_group(code: int = 0) -> None:
+    """End a process of a distributed run that has done all its work, with exit code `code`. Alone: does nothing.
 
     Seen with paddle 3.3.1 and gloo: about one launch in 30 aborts (exit code -6) while its threads are taken down after
     the last line of Python, because a peer has left before.
@@ -142,10 +142,24 @@ def leave_process_group() -> None:
         return
     first_alone(_finish_wandb)  # and it may still be writing the result, for longer than a barrier waits
     paddle.distributed.barrier()
+    _exit(code)
+
+
+def abandon_process_group(code: int, message: str) -> None:
+    """End a process of a distributed run that has failed, without waiting for the others. Alone: does nothing.
+
+    After an error the interpreter's own end may abort in the threads that talk to them (paddle 3.3.1, gloo).
+    """
+    if paddle.distributed.is_initialized():
+        sys.stderr.write(f"{message}\n")
+        _exit(code)
+
+
+def _exit(code: int) -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def _finish_wandb() -> None:

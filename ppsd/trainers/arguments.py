@@ -126,6 +126,13 @@ class SDTrainingArguments(TrainingArguments):
     only_save_updated_model: bool = flag(True, "Checkpoints hold only trained weights; False: the whole pipeline.")
     unet_learning_rate: Optional[float] = flag(None, "Learning rate of the UNet. Default: --learning_rate.")
     text_encoder_learning_rate: Optional[float] = flag(None, "Of the text encoder. Default: --learning_rate.")
+    on_nan: str = flag(
+        "stop", "At a NaN or infinite loss or gradient: stop, or skip the update (10 in a row stop); names the records."
+    )
+    data_timeout: float = flag(900.0, "End with code 76 after so many seconds without a batch; 0 never.")
+    step_timeout: float = flag(
+        1800.0, "The same without progress of a step; an hour for saving, previews, the first step."
+    )
 
     def __post_init__(self) -> None:
         self.report_to = [{"custom_visualdl": "visualdl"}.get(name, name) for name in self.report_to or ["none"]]
@@ -221,6 +228,7 @@ _CHOICES = {
     "check_data": ("quick", "full", "off"),
     "fp16_opt_level": ("O1", "O2"),
     "on_save_error": ("stop", "continue"),
+    "on_nan": ("stop", "skip"),
 }
 _AT_LEAST = {
     "snr_gamma": 0,
@@ -235,6 +243,8 @@ _AT_LEAST = {
     "dataloader_num_workers": 0,
     "logging_steps": 1,
     "seed": 0,
+    "data_timeout": 0,
+    "step_timeout": 0,
     "learning_rate": 0,
     "unet_learning_rate": 0,
     "text_encoder_learning_rate": 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,18 +21,20 @@ from ppsd.models.latents import decode_mean, reconstruct
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.pipeline import build_pipeline, generate
 from ppsd.trainers.checkpoint import PROMPTS
+from ppsd.trainers.heart import Heart, Phase
 
 logger = logging.getLogger(__name__)
 
 
 class EMACallback(TrainerCallback):
-    """After each optimizer step, one update of the average."""
+    """After each optimizer step, one update of the average. applied: whether the step has changed the weights."""
 
-    def __init__(self, ema: EMA) -> None:
-        self.ema = ema
+    def __init__(self, ema: EMA, applied: Callable[[], bool]) -> None:
+        self.ema, self.applied = ema, applied
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.ema.update()
+        if self.applied():
+            self.ema.update()
 
 
 class ProgressCallback(TrainerCallback):
@@ -65,6 +68,7 @@ def one_line(logs: Mapping[str, float]) -> str:
     parts = [
         f"loss {logs['loss']:.5f}",
         f"lr {logs['learning_rate']:.3g}",
+        f"gradient norm {logs.get('grad_norm', math.nan):.3g}",
         f"{logs.get('interval_samples_per_second', 0):.1f} samples/s",
         f"waiting for data {logs.get('data_wait_share', 0):.0%}",
         f"memory {logs.get('peak_memory_gb', 0):.1f} GB",
@@ -97,7 +101,9 @@ class PreviewCallback(TrainerCallback):
         precision: Callable[[], AbstractContextManager],
         writer: Callable[[], Any],
         num_inference_steps: int,
+        heart: Heart,
     ) -> None:
+        self.heart = heart
         self.bundle, self.ema, self.precision, self.writer = bundle, ema, precision, writer
         self.pipe = build_pipeline(bundle, prediction_type)
         self.prompts: Sequence[str] = ()
@@ -128,7 +134,8 @@ class PreviewCallback(TrainerCallback):
         every = args.image_logging_steps
         due = every > 0 and (state.global_step % every == 0 or state.global_step >= state.max_steps)
         if due and self.first is not None:
-            self.draw(args, state.global_step)
+            with self.heart.during(Phase.PREVIEWS):
+                self.draw(args, state.global_step)
 
     @paddle.no_grad()
     def draw(self, args: Any, step: int) -> None:

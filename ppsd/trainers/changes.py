@@ -18,6 +18,7 @@ HARMLESS = frozenset(
     save_strategy save_steps save_total_limit save_on_each_node only_save_updated_model on_save_error
     image_logging_steps validation_prompts guidance_scale num_inference_steps
     dataloader_num_workers check_data data_cache_dir data_cache_gb num_records num_train_epochs
+    on_nan data_timeout step_timeout
     local_rank sharding sharding_degree sharding_parallel_degree sharding_parallel_config recompute
     unet_name_or_path
     """.split()  # noqa: SIM905  a list of words

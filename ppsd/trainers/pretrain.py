@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 import ppsd.compat
 
@@ -29,7 +29,8 @@ from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
 from ppsd.trainers.cached_data import cached_fingerprint, check_cached
 from ppsd.trainers.changes import changes, settings
-from ppsd.trainers.checkpoint import forget_run, global_step, prepare_output_dir
+from ppsd.trainers.checkpoint import find_checkpoints, forget_run, global_step, prepare_output_dir
+from ppsd.trainers.exit_codes import ERROR, STOPPED
 from ppsd.trainers.parsing import parse_arguments
 from ppsd.trainers.processes import from_first
 from ppsd.trainers.resuming import check_parts, choose_checkpoint
@@ -40,12 +41,19 @@ from ppsd.types import World
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 def main(argv: Optional[list[str]] = None) -> None:
-    """Parse and train. What the user can mend ends with one line and exit code 1."""
+    """Parse and train. What the user can mend ends with one line; exit codes: ppsd.trainers.exit_codes."""
     show_log()
-    one_line_errors(lambda: pretrain(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), argv)))
-    ppsd.compat.leave_process_group()
+    trainer = one_line_errors(
+        lambda: pretrain(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), argv))
+    )
+    code = STOPPED if trainer.watch.stopped else 0
+    ppsd.compat.leave_process_group(code)
+    if code:
+        sys.exit(code)
 
 
 def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> StableDiffusionTrainer:
@@ -74,6 +82,11 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         if checkpoint:
             logger.info("continuing from %s (--overwrite_output_dir starts over)", checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.watch.stopped:
+        kept = find_checkpoints(Path(args.output_dir))
+        newest = f"the same command continues {kept[-1]}" if kept else "there is no checkpoint yet"
+        logger.info("stopped by %s after step %d; %s", trainer.watch.reason, trainer.state.global_step, newest)
+        return trainer
     trainer.export()
     return trainer
 
@@ -222,12 +235,13 @@ class _AboveTheBar(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def one_line_errors(run: Callable[[], Any]) -> None:
+def one_line_errors(run: Callable[[], T]) -> T:
     """Run; a ValueError or OSError that ppsd raised on purpose becomes one line, anything else keeps its traceback."""
     try:
-        run()
+        return run()
     except (ValueError, OSError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         if not frames[-1].filename.startswith(os.path.dirname(ppsd.__file__)):
             raise
+        ppsd.compat.abandon_process_group(ERROR, f"error: {error}")
         sys.exit(f"error: {error}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -26,6 +26,8 @@ from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, PreviewCallback, ProgressCallback
 from ppsd.trainers.checkpoint import publish, rotate, staged
 from ppsd.trainers.exporting import export_pipeline, pipeline_bytes, write_pipeline
+from ppsd.trainers.gradients import install_judge
+from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.meter import Meter
 from ppsd.trainers.optimizer import trained_parameters, undecayed
 from ppsd.trainers.optimizer_state import OPTIMIZER, OptimizerState, load_optimizer, wrappers
@@ -42,6 +44,7 @@ from ppsd.trainers.run_state import (
 from ppsd.trainers.save_errors import explain, require_room
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trained import check_architecture, load_trained, save_trained, trained_bytes
+from ppsd.trainers.watching import Watch, lane_in_turn, make_watch
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class StableDiffusionTrainer(Trainer):
         self.bundle, self.make_loader, self.cached = bundle, make_loader, cached
         self.noise = {"noise_offset": noise_offset, "input_perturbation": input_perturbation}
         self.ema = EMA(bundle.unet, args.ema_decay) if args.use_ema else None
-        self.meter = Meter()
+        self.meter, self.heart = Meter(), Heart()
         self._saved_step = -1
         halved = (args.bf16 or args.fp16) and args.fp16_opt_level == "O2"
         self.originals = frozen_weights(bundle) if halved else {}
@@ -83,12 +86,15 @@ class StableDiffusionTrainer(Trainer):
             self.autocast_smart_context_manager,
             self._visualdl,
             num_inference_steps,
+            self.heart,
         )
+        self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)
         for default in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
             self.remove_callback(default)
         self.add_callback(ProgressCallback(bar=not args.disable_tqdm))
+        self.add_callback(self.watch)
         if self.ema is not None:
-            self.add_callback(EMACallback(self.ema))
+            self.add_callback(EMACallback(self.ema, lambda: self.watch.guard.applied))
         self.add_callback(self.previews)
         self.add_callback(LastStepCallback)
 
@@ -98,7 +104,21 @@ class StableDiffusionTrainer(Trainer):
             folder = Path(self._checkpoint)
             positions = from_first(lambda: load_positions(folder))
         self.loader = self.make_loader(positions)
-        return _Watched(self.loader, self.meter)
+        return _Watched(self.loader, self.meter, self.watch)
+
+    def training_step(self, model: Any, inputs: dict[str, Any]) -> paddle.Tensor:
+        self.heart.beat(Phase.COMPUTE)
+        loss = super().training_step(model, inputs)
+        self.watch.guard.add(inputs, loss)
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss: paddle.Tensor, *args: Any, **kwargs: Any) -> None:
+        """tr_loss: summed over the steps since the last log; here of those whose update was made, of all devices."""
+        if self.control.should_log:
+            mean = self.watch.guard.mean_loss(self.state.global_step - self._globalstep_last_logged)
+            tr_loss.set_value(paddle.full_like(tr_loss, mean))
+        with self.heart.during(Phase.SAVING) if self.control.should_save else nullcontext():
+            super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> paddle.Tensor:
         """Mean over the batch, float32 []."""
@@ -132,33 +152,36 @@ class StableDiffusionTrainer(Trainer):
         if self.optimizer is None:
             kept = undecayed(self.step)
             kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)[1]
-            clip = paddle.nn.ClipGradByGlobalNorm(self.args.max_grad_norm) if self.args.max_grad_norm > 0 else None
             self.optimizer = AdamW(
                 learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
                 parameters=trained_parameters(self.step, learning_rate_ratios(self.args)),
                 apply_decay_param_fun=lambda name: name not in kept,
                 weight_decay=self.args.weight_decay,
-                grad_clip=clip,
                 multi_precision=self.args.fp16_opt_level == "O2",
                 **kwargs,
             )
+            install_judge(self.optimizer, self.watch.guard.judge)  # which clips, too
         return self.optimizer
 
     def train(self, resume_from_checkpoint: Optional[str] = None, **kwargs: Any) -> Any:
         self._checkpoint = resume_from_checkpoint
-        done = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self.watch.over():
+            done = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         tally = self.loader.tally
         logger.log(logging.WARNING if tally.unexpected else logging.INFO, "data of this run: %s", tally)
         self.loader.close()
         return done
 
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise ValueError(
-                f"the loss is {logs['loss']} at step {self.state.global_step}; lower --learning_rate, or continue "
-                f"from an earlier checkpoint of {self.args.output_dir}"
-            )
+        agreed = self.watch.guard.agreed
+        if "loss" in logs and agreed is not None and agreed.grad_norm is not None:
+            logs["grad_norm"] = round(agreed.grad_norm, 6)
+        if self.watch.guard.skipped:
+            logs["skipped_updates"] = self.watch.guard.skipped
         logs.update(self.meter.read())
+        advice = self.meter.advice(self.args.dataloader_num_workers)
+        if advice:
+            logger.warning("step %d: %s", self.state.global_step, advice)
         super().log(logs, **kwargs)
 
     def print_config(self, args: Any = None, key: str = "") -> None:
@@ -294,13 +317,13 @@ class StableDiffusionTrainer(Trainer):
 
 
 class _Watched:
-    """The loader with its waits timed. Has a length only if the loader has."""
+    """The loader with its waits timed and watched. Has a length only if the loader has."""
 
-    def __init__(self, loader: Any, meter: Meter) -> None:
-        self.loader, self.meter = loader, meter
+    def __init__(self, loader: Any, meter: Meter, watch: Watch) -> None:
+        self.loader, self.meter, self.watch = loader, meter, watch
 
     def __iter__(self) -> Iterator[Any]:
-        return self.meter.watch(self.loader)
+        return self.meter.watch(self.watch.watched(self.loader, lambda: lane_in_turn(self.loader)))
 
 
 def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:

@@ -1,0 +1,42 @@
+"""Names for people of what the stream gave or is about to give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ppsd.data.lane import Cursor, LaneSettings, LaneState
+from ppsd.data.order import Unit, borrow_order, epoch_order
+from ppsd.data.seeds import derive_seed
+from ppsd.formats.urls import shown_url
+
+
+def sample_names(settings: LaneSettings, cursors: np.ndarray) -> list[str]:
+    """Of each sample, by its cursor (int64 [B,8], see ppsd.data.lane): its part and the line its window is after."""
+    return [_place(settings, int(row[0]), int(row[2]), Cursor(*map(int, row[3:8]))) for row in cursors]
+
+
+def waited_for(settings: LaneSettings, states: Mapping[int, LaneState], workers: int) -> str:
+    """Which lane's sample comes next, from which worker, and where the lane was last seen.
+
+    states: of one device's lanes, in the order in which it draws from them.
+    """
+    lanes = list(states)
+    lane = min(lanes, key=lambda number: states[number].draws)  # they are drawn from in turn: the first of the lowest
+    count = min(workers, len(lanes))
+    worker = f"data worker {lanes.index(lane) % count}, " if count else ""
+    cursors = states[lane].cursors or {0: Cursor()}
+    places = [_place(settings, lane, source, cursor) for source, cursor in cursors.items()]
+    return f"{worker}lane {lane}, at or after {' or '.join(places)}"
+
+
+def _place(settings: LaneSettings, lane: int, source: int, cursor: Cursor) -> str:
+    parts = settings.sources[source].parts
+    seed = derive_seed(settings.seed, source)
+    units: Sequence[Unit]
+    if cursor.segment == 0:
+        units = epoch_order(len(parts), settings.num_lanes, seed, cursor.epoch)[lane]
+    else:
+        units = [Unit(borrow_order(len(parts), seed, cursor.epoch, lane)[cursor.segment - 1])]
+    return f"{shown_url(parts[units[cursor.unit].part])} after line {cursor.line}"

@@ -1,0 +1,72 @@
+"""SIGTERM and Ctrl-C ask the run to stop after the step it is in; once more ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from typing import Any, Optional
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_END = b"\0"  # no signal's number
+SAME_REQUEST = 2.0  # seconds: paddle's launcher sends each of its processes SIGTERM three times, 0.2 s apart
+
+
+class StopSignals:
+    """`requested`: the first signal since `install`, or None.
+
+    The second one is seen by a thread of its own: the main thread may be waiting for a device or another process, where
+    Python runs no handler.
+    """
+
+    def __init__(self) -> None:
+        self.requested: Optional[int] = None
+        self._before: dict[int, Any] = {}
+        self._pipe: Optional[tuple[socket.socket, socket.socket]] = None
+        self._wakeup = -1
+
+    def install(self) -> None:
+        """Idempotent. Without effect outside of the main thread, which is the only one that Python lets do it."""
+        if self._before or threading.current_thread() is not threading.main_thread():
+            return
+        self._pipe = socket.socketpair()
+        for end in self._pipe:
+            end.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._pipe[1].fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._pipe[0].setblocking(True)
+        threading.Thread(target=_watch, args=(self._pipe[0],), name="ppsd-signals", daemon=True).start()
+
+    def restore(self) -> None:
+        """The handlers that were there before `install`."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            self._pipe[1].send(_END)
+            self._pipe[1].close()
+            self._pipe = None
+
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
+        self.requested = self.requested or number
+
+
+def _watch(numbers: socket.socket) -> None:
+    """End the process at the second request. The interpreter writes the number of each signal as one byte."""
+    first: Optional[float] = None
+    with numbers:
+        while received := numbers.recv(64):
+            if _END in received:
+                return
+            for number in received:
+                now = time.monotonic()
+                if number not in SIGNALS:
+                    continue
+                if first is None:
+                    first = now
+                elif number != signal.SIGTERM or now - first > SAME_REQUEST:
+                    os._exit(128 + number)
