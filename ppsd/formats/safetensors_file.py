@@ -74,6 +74,7 @@ def write_safetensors(
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
             file.write(data)
             size, crc = size + data.nbytes, zlib.crc32(data, crc)
+            del array, data  # before the next one is made
         file.flush()
         os.fsync(file.fileno())
     return Digest(size, crc)
