@@ -22,6 +22,7 @@ class Conditioning:
             if self.trained:
                 raise ValueError("--train_text_encoder cannot act: the data holds what the text encoder said before")
             return Condition(hidden=hidden)
-        self.text_encoder.train() if self.trained else self.text_encoder.eval()
+        if self.text_encoder.training != self.trained:
+            self.text_encoder.train() if self.trained else self.text_encoder.eval()
         with paddle.set_grad_enabled(self.trained and paddle.is_grad_enabled()):
             return Condition(hidden=self.text_encoder(input_ids)[0])

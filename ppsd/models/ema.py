@@ -20,7 +20,9 @@ class EMA:
         self.layer, self.decay, self.updates = layer, decay, 0
         self.masters: Mapping[str, paddle.Tensor] = {}
         """The optimizer's float32 weights by paddle name, where the layer's own are half precision (AMP O2)."""
-        self.average = {name: p.detach().astype("float32").clone() for name, p in self._trained()}
+        trained = self._trained()
+        self.average = {name: p.detach().astype("float32").clone() for name, p in trained}
+        self._pairs = [(self.average[name], p) for name, p in trained]
 
     def _trained(self) -> list[tuple[str, paddle.Tensor]]:
         return [(name, p) for name, p in self.layer.named_parameters() if not p.stop_gradient]
@@ -29,9 +31,11 @@ class EMA:
     def update(self) -> None:
         self.updates += 1
         rate = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, p in self._trained():
-            average = self.average[name]
-            average.add_(rate * (self.masters.get(p.name, p).astype("float32") - average))
+        for average, p in self._pairs:
+            value = self.masters.get(p.name, p)
+            if value.dtype != average.dtype:
+                value = value.astype(average.dtype)
+            average.add_((value - average).scale_(rate))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ppsd import compat  # isort: skip  # noqa: F401  before paddle
+from ppsd import compat  # isort: skip
 
 import paddle
 
