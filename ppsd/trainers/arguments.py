@@ -1,6 +1,7 @@
 """Every flag, its default and its meaning. Names are those of the public recipes."""
 
 import importlib.util
+import logging
 import math
 import os
 from dataclasses import dataclass, field
@@ -8,7 +9,9 @@ from typing import Any, Optional
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
-from paddlenlp.trainer.trainer_utils import IntervalStrategy, ShardingOption
+from paddlenlp.trainer.trainer_utils import IntervalStrategy
+
+logger = logging.getLogger(__name__)
 
 
 def flag(default: Any, help: str) -> Any:
@@ -138,6 +141,7 @@ class SDTrainingArguments(TrainingArguments):
         self.report_to = [{"custom_visualdl": "visualdl"}.get(name, name) for name in self.report_to or ["none"]]
         if self.device is None:
             self.device = paddle.get_device().split(":")[0]
+        self.asked_sharding = str(self.sharding).split()  # the base forgets it where there is one process
         super().__post_init__()
         if self.unet_learning_rate is None:
             self.unet_learning_rate = self.learning_rate
@@ -216,10 +220,22 @@ def _check_precision_and_sharding(training: SDTrainingArguments) -> None:
         raise ValueError("--bf16 and --fp16 need a GPU: paddle's CPU kernels compute in float32. Leave them out here")
     if training.amp_master_grad and training.fp16:
         raise ValueError("--amp_master_grad with --fp16 clips gradients before they are unscaled; use --bf16 with it")
-    if ShardingOption.FULL_SHARD in training.sharding:
+    _check_sharding(training.asked_sharding, bool(training.sharding), on_cpu)
+
+
+def _check_sharding(asked: list[str], used: bool, on_cpu: bool) -> None:
+    """asked: the words of --sharding; used: whether there are processes that share."""
+    unknown = set(asked) - {"stage1", "stage2", "stage3", "offload"}
+    if unknown:
+        raise ValueError(f"--sharding {unknown.pop()}: known are stage1 and stage2")
+    if "stage3" in asked:
         raise ValueError("--sharding stage3 keeps no whole weights to average, preview or save; use stage1 or stage2")
-    if ShardingOption.SHARD_GRAD_OP in training.sharding and on_cpu:
+    if "offload" in asked:
+        raise ValueError("--sharding offload: paddlenlp 2.8.1 says that it does not support it; leave the word out")
+    if "stage2" in asked and on_cpu:
         raise ValueError("--sharding stage2 needs GPUs; stage1 works on the CPU too")
+    if asked and not used:
+        logger.warning("--sharding %s: nobody to share with, so this process keeps all of the state", asked[0])
 
 
 _CHOICES = {

@@ -129,6 +129,10 @@ def test_a_missing_yaml_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         (["--snr_gamma", "0"], "--snr_gamma is 0.0"),
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size is 0"),
         (["--bf16"], "need a GPU"),
+        (["--sharding", "stage1 offload"], "--sharding offload: paddlenlp 2.8.1 says"),
+        (["--sharding", "stage2"], "--sharding stage2 needs GPUs"),
+        (["--sharding", "stage3 offload"], "--sharding stage3 keeps no whole weights"),
+        (["--sharding", "stag1"], "--sharding stag1: known are stage1 and stage2"),
         (["--max_steps", "0"], "no known length"),
         (["--max_steps", "0", "--num_records", "20", "--num_train_epochs", "0"], "--num_train_epochs is 0.0"),
     ],
@@ -136,3 +140,8 @@ def test_a_missing_yaml_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_values_that_cannot_work_are_named(flags: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_arguments(*parse([*NEEDED, *flags]))
+
+
+def test_sharding_among_one_process_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    check_arguments(*parse([*NEEDED, "--sharding", "stage1"]))
+    assert "--sharding stage1: nobody to share with" in caplog.text
