@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 STAGING = ".saving"
 PROMPTS = "previews/prompts.txt"
 _NAME = re.compile(r"^checkpoint-(\d+)$")
+_DISCARDED = re.compile(r"^\.[\w-]+\.[0-9a-f]{8}\.old$")
 
 
 def named_checkpoints(output_dir: Path) -> list[Path]:
@@ -68,8 +69,8 @@ def prepare_output_dir(output_dir: str, models: Iterable[Optional[str]], clean: 
 
 def clean_leftovers(output_dir: Path) -> None:
     """Delete half-written checkpoints and half-deleted ones. For one process, before any saves."""
-    for left in (output_dir / STAGING, *output_dir.glob(".*.old")):
-        if left.is_dir():
+    for left in list(output_dir.iterdir()):
+        if left.is_dir() and (left.name == STAGING or _DISCARDED.match(left.name)):
             logger.info("deleting %s, which a stopped run left behind", left)
             shutil.rmtree(left, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -88,11 +89,14 @@ def digest(path: Path) -> Digest:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file's data, or a folder's names."""
+    """Have the disk hold a file's data, or a folder's names (where its file system lets folders be flushed)."""
     with naming(path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+                raise
         finally:
             os.close(descriptor)
 

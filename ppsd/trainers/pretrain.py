@@ -103,6 +103,9 @@ def warn_of_changes(checkpoint: Path, model: ModelArguments, data: DataArguments
     """One warning of all that makes the continued run another than the saved one would have been."""
     state = read_state(checkpoint)
     found = changes(state["flags"], settings(model, data, args), restart_data=args.restart_data)
+    saved_by, now = state["versions"]["paddle"], paddle.__version__
+    if saved_by != now:
+        found.append(f"paddle was {saved_by} and is {now}")
     if found:
         logger.warning("%s goes on otherwise than it was begun: %s", checkpoint, "; ".join(found))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ppsd.trainers import pretrain
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
 from ppsd.trainers.changes import BATCH, HARMLESS, changes, settings
 from tests.tiny import UNET_CONFIG
@@ -80,6 +81,15 @@ def test_one_warning_names_all(tiny_run: Run, tmp_path: Path, caplog: pytest.Log
         " --lr_scheduler_type was linear and is constant; --unet_learning_rate was 0.001 and is 0.5"
     ]
     assert len(losses(again)) == 4
+
+
+def test_another_paddle_is_named(tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny_run.train(tmp_path, max_steps=1)
+    version = pretrain.paddle.__version__
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING", logger="ppsd"):
+        patch.setattr(pretrain.paddle, "__version__", "9.9")
+        tiny_run.train(tmp_path, max_steps=1)
+    assert [text.split(": ")[1] for text in warnings(caplog)] == [f"paddle was {version} and is 9.9"]
 
 
 def test_another_network_is_refused(tiny_run: Run, tmp_path: Path) -> None:

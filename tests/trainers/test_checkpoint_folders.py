@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ppsd.trainers import checkpoint as folders
+from ppsd.trainers import manifest
 from ppsd.trainers.checkpoint import (
     clean_leftovers,
     find_checkpoints,
@@ -67,13 +69,13 @@ def test_what_is_missing_cut_or_damaged_is_named(tmp_path: Path) -> None:
     assert fault(file.parents[1]) == checksum_fault(file.parents[1]) == "unet/model has 6 bytes instead of 7"
     file.unlink()
     assert fault(file.parents[1]) == "unet/model is missing"
-    manifest = make(tmp_path, 2) / COMPLETE
-    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 9'))
-    assert "version 9" in str(fault(manifest.parent))
-    manifest.write_text("{")
-    assert "cannot be read" in str(fault(manifest.parent))
-    manifest.unlink()
-    assert fault(manifest.parent) == "it has no COMPLETE file"
+    complete = make(tmp_path, 2) / COMPLETE
+    complete.write_text(complete.read_text().replace('"version": 1', '"version": 9'))
+    assert "version 9" in str(fault(complete.parent))
+    complete.write_text("{")
+    assert "cannot be read" in str(fault(complete.parent))
+    complete.unlink()
+    assert fault(complete.parent) == "it has no COMPLETE file"
 
 
 @pytest.mark.parametrize("killed_in", ["seal", "discard", "replace", "rmtree"])
@@ -107,6 +109,30 @@ def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise OSError("a full disk")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_what_a_run_left_behind_is_cleaned(tmp_path: Path) -> None:
+    left = (".saving/checkpoint-1.12345678", ".checkpoint-3.0123abcd.old", ".unet.0123abcd.old")
+    kept = (".mine.old", "checkpoint-3", ".git", "unet.old")
+    for name in (*left, *kept):
+        (tmp_path / name).mkdir(parents=True)
+    clean_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("code", "file", "matters"), [(errno.EINVAL, "", False), (errno.EINVAL, "a", True), (5, "", True)]
+)
+def test_only_file_systems_without_flushing_of_folders_are_spared(
+    code: int, file: str, matters: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(descriptor: int) -> None:
+        raise OSError(code, "no")
+
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(manifest.os, "fsync", failing)
+    with pytest.raises(OSError, match=str(tmp_path)) if matters else nullcontext():
+        manifest.flush(tmp_path / file)
 
 
 def test_only_the_newest_whole_ones_stay(tmp_path: Path) -> None:
