@@ -81,10 +81,20 @@ def one_line(logs: Mapping[str, float]) -> str:
 class LastStepCallback(TrainerCallback):
     """The last step is always logged and saved, so that a finished run is recognised as finished."""
 
+    logged = -1
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_save = str(getattr(args.save_strategy, "value", args.save_strategy)) != "no"
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.logged = state.global_step
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Under --logging_strategy epoch: what was logged by its step has no steps left to take the mean of."""
+        if self.logged == state.global_step:
+            control.should_log = False
 
 
 class PreviewCallback(TrainerCallback):

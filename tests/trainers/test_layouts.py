@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,12 @@ def test_what_is_logged_is_the_mean_of_the_steps(runs: dict[str, Runs]) -> None:
     short = [[*run.logged("loss").values()] for run in runs["short"].values()]
     for losses in short[1:]:
         np.testing.assert_allclose(losses, short[0], rtol=1e-5)
+
+
+def test_epochs_are_whole_steps_that_logs_and_saves_may_follow(data: Run, tmp_path: Path) -> None:
+    """Epochs of 3 steps; the last one ends early."""
+    changes = {"max_steps": 5, "num_records": 12, "logging_strategy": "epoch", "save_strategy": "epoch"}
+    record_all(1, [data.flags(tmp_path / "out", **changes, **Layout(1, 2, 2).flags)], tmp_path)
+    run = Recorded(tmp_path / "out")
+    assert list(run.logged("loss")) == [3, 5]
+    assert run.names("checkpoint-*") == {"checkpoint-3", "checkpoint-5"}
