@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="of the moments (the time)")
     parser.add_argument("--max_steps", type=int, default=60, help="of a run; an epoch has 24 (60)")
     parser.add_argument("--save_steps", type=int, default=3, help="(3)")
-    parser.add_argument("--pace", type=int, default=6, help="steps that an attempt gets at most, about (6)")
+    parser.add_argument("--pace", type=int, default=8, help="steps that an attempt gets at most, about (8)")
     parser.add_argument("--folder", type=Path, default=None, help="where the runs go (a temporary folder)")
     parser.add_argument("flags", nargs="*", help="after --: more flags of the training, e.g. -- --sharding stage1")
     return parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
     runner = Fresh() if args.fresh else Zygote()
     try:
         kinds, rng = args.moments, random.Random(seed)
-        lines = campaign(runner, recipe, folder / "runs", rng, kinds, args.kills, pace)
+        _, lines = campaign(runner, recipe, folder / "runs", rng, kinds, args.kills, pace)
     finally:
         runner.close()
     print("\n".join(lines))

@@ -68,12 +68,16 @@ def recording(spec: Spec, rank: int, killer: Killer) -> type[StableDiffusionTrai
     saves: list[int] = []
 
     class Recording(StableDiffusionTrainer):
+        begun = 0
+
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
             step = self.state.global_step + 1
             shell(commands.pop(str(step), "true"))
             line = {"attempt": spec.number, "step": step, "seeds": inputs["seed"].tolist()}
             os.write(journal, f"{json.dumps(line)}\n".encode())
-            killer.reached("step")
+            if step != self.begun:
+                self.begun = step
+                killer.reached("step")
             return super().compute_loss(model, inputs, return_outputs)
 
         def create_optimizer(self, lr_scheduler: Any = None) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ppsd.trainers.checkpoint import find_checkpoints
+from ppsd.trainers.checkpoint import find_checkpoints, global_step
 from tests.chaos.attempt import Spec
 from tests.chaos.journal import repeated_steps, require_each_record_once
 from tests.chaos.moments import Moment, Pace, random_moments
@@ -32,8 +32,8 @@ def undisturbed(runner: Runner, recipe: Recipe, folder: Path) -> Folders:
 
 def campaign(
     runner: Runner, recipe: Recipe, folder: Path, rng: random.Random, kinds: Sequence[str], kills: int, pace: Pace
-) -> list[str]:
-    """Runs until so many processes were killed; each ends as the one that is left alone does. Returns the table."""
+) -> tuple[list[Outcome], list[str]]:
+    """Runs until so many processes were killed; each ends as the one that is left alone does. And a table of it."""
     start, attempts, repeated = time.monotonic(), list[Outcome](), 0
     moments = random_moments(rng, kinds, pace, recipe.ranks)
     plain = undisturbed(runner, recipe, folder / "undisturbed")
@@ -45,7 +45,7 @@ def campaign(
         repeated += sum(map(repeated_steps, ours.journals(recipe))) // recipe.ranks
         print(f"{num_kills(attempts)} kills, all the same so far", flush=True)
         shutil.rmtree(place)
-    return table(attempts, repeated, time.monotonic() - start)
+    return attempts, table(attempts, repeated, time.monotonic() - start)
 
 
 def disturbed(
@@ -63,7 +63,7 @@ def disturbed(
 
 def one_attempt(runner: Runner, recipe: Recipe, folders: Folders, spec: Spec, rng: random.Random) -> Outcome:
     """Start, kill, and see that nothing half-written can be found."""
-    begun = time.time_ns()
+    begun, known = time.time_ns(), find_checkpoints(folders.output)
     processes = runner.start(spec, recipe.ranks)
     attempt = finish(runner, spec, processes, rng)
     moment = spec.moment
@@ -71,22 +71,24 @@ def one_attempt(runner: Runner, recipe: Recipe, folders: Folders, spec: Spec, rn
     if moment is not None and moment.kind == "power" and any(attempt.codes):
         lose_power(folders.output, folders.work / "synced.jsonl", begun)
     require_only_whole(folders.output)
-    return replace(attempt, half_saved=any(folders.output.glob(".saving/*")))
+    first = global_step(known[-1]) if known else 0
+    return replace(attempt, first=first, half_saved=any(folders.output.glob(".saving/*")))
 
 
 def require_only_whole(output: Path) -> None:
     """Whatever has a checkpoint's name is whole, and is found."""
     found = find_checkpoints(output)
-    assert found == sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert found == sorted(output.glob("checkpoint-*"), key=global_step)
     for checkpoint in found:
         require_whole(checkpoint)
 
 
 def require_same_end(recipe: Recipe, ours: Folders, undisturbed: Folders) -> None:
     """Weights, EMA and optimizer bit for bit, the losses, and the records of every step that counts."""
-    last = f"checkpoint-{recipe.max_steps}"
-    assert largest_difference(ours.output / last, undisturbed.output / last) == 0
-    assert largest_difference(ours.output / "unet", undisturbed.output / "unet") == 0
-    assert logged_losses(ours.output / last) == logged_losses(undisturbed.output / last)
-    assert ours.steps(recipe) == undisturbed.steps(recipe)
     require_each_record_once(ours.steps(recipe), recipe.records_per_part, recipe.seed, recipe.max_steps)
+    assert ours.steps(recipe) == undisturbed.steps(recipe), "other records, or in another order"
+    last = f"checkpoint-{recipe.max_steps}"
+    assert logged_losses(ours.output / last) == logged_losses(undisturbed.output / last), "other losses"
+    for part in (last, "unet"):
+        difference = largest_difference(ours.output / part, undisturbed.output / part)
+        assert difference == 0, f"{part} differs by up to {difference}"

@@ -22,12 +22,13 @@ STOPPED = 75  # the code of a run that was asked to stop and has saved
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one ended. kind: of the moment it was killed at, or how else. survivor_s: until the peer of a killed one
-    had ended by itself, where it was let."""
+    """How one ended. kind: of the moment it was killed at, or none. first: the step it went on from. survivor_s: until
+    the peer of a killed one had ended by itself, where it was let."""
 
     kind: str
     codes: tuple[int, ...]
     seconds: float
+    first: int = 0
     half_saved: bool = False
     survivor_s: Optional[float] = None
 
@@ -93,6 +94,11 @@ def log_of(spec: Spec) -> str:
 
 def num_kills(attempts: Sequence[Outcome]) -> int:
     return sum(attempt.kind != "none" for attempt in attempts)
+
+
+def num_continued(attempts: Sequence[Outcome]) -> int:
+    """Kills of attempts that had begun with a checkpoint."""
+    return sum(attempt.kind != "none" and attempt.first > 0 for attempt in attempts)
 
 
 def table(attempts: Sequence[Outcome], repeated: int, seconds: float) -> list[str]:

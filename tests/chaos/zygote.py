@@ -16,6 +16,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+import ppsd.compat  # noqa: F401  before paddle
+
 import paddle
 
 from tests.chaos.attempt import Spec, exit_code
