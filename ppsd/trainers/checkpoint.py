@@ -86,9 +86,27 @@ def forget_run(output_dir: str, checkpoint: Optional[str]) -> None:
 
 def discard(folder: Path) -> None:
     """Delete a folder. It loses its name first: one that is half-deleted is never found."""
+    shutil.rmtree(set_aside(folder), ignore_errors=True)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename to what `clean_leftovers` deletes."""
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
     os.replace(folder, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    return aside
+
+
+def take_place(new: Path, final: Path) -> None:
+    """Rename `new`; a folder that has the name `final` is deleted afterwards, and has it again if that fails."""
+    old = set_aside(final) if final.is_dir() else None
+    try:
+        os.replace(new, final)
+    except OSError:
+        if old is not None:
+            os.replace(old, final)
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def require_writable(folder: Path, flag: str) -> None:
@@ -120,9 +138,7 @@ def publish(staging: Path, final: Path, step: int, known: Mapping[Path, Digest])
     Whatever moment the process is killed at: under that name is a whole checkpoint, or nothing.
     """
     seal(staging, step, known)
-    if final.is_dir():
-        discard(final)
-    os.replace(staging, final)
+    take_place(staging, final)
     flush(final.parent)
 
 

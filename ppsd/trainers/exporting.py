@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
@@ -15,7 +14,7 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes, save_component
 from ppsd.sampling.pipeline import build_pipeline
-from ppsd.trainers.checkpoint import discard, staged
+from ppsd.trainers.checkpoint import staged, take_place
 from ppsd.trainers.manifest import flush
 
 logger = logging.getLogger(__name__)
@@ -58,10 +57,7 @@ def replace_pipeline(staging: Path, folder: Path) -> None:
     (folder / INDEX).unlink(missing_ok=True)
     parts = sorted(path for path in staging.iterdir() if path.name != INDEX)
     for part in [*parts, staging / INDEX]:
-        final = folder / part.name
-        if final.is_dir():
-            discard(final)
-        os.replace(part, final)
+        take_place(part, folder / part.name)
     flush(folder)
 
 

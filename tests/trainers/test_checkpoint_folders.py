@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ppsd.trainers.checkpoint import (
     publish,
     rotate,
     staged,
+    take_place,
 )
 from ppsd.trainers.manifest import COMPLETE, checksum_fault, digest, fault, file_list
 from ppsd.trainers.resuming import choose_checkpoint
@@ -78,7 +81,20 @@ def test_what_is_missing_cut_or_damaged_is_named(tmp_path: Path) -> None:
     assert fault(complete.parent) == "it has no COMPLETE file"
 
 
-@pytest.mark.parametrize("killed_in", ["seal", "discard", "replace", "rmtree"])
+def only_first(rename: Callable[..., None]) -> Callable[..., None]:
+    """The kill comes between the first renaming and the second."""
+    calls: list[Any] = []
+
+    def renaming(*paths: Any) -> None:
+        calls.append(paths)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    return renaming
+
+
+@pytest.mark.parametrize("killed_in", ["seal", "set_aside", "replace", "second replace", "rmtree"])
 def test_a_kill_while_a_step_is_saved_again_leaves_no_half_checkpoint(
     killed_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +108,9 @@ def test_a_kill_while_a_step_is_saved_again_leaves_no_half_checkpoint(
     staging.mkdir(parents=True)
     (staging / "model").write_text("new")
     with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-        if killed_in in ("seal", "discard"):
+        if killed_in == "second replace":
+            patch.setattr(folders.os, "replace", only_first(os.replace))
+        elif killed_in in ("seal", "set_aside"):
             patch.setattr(folders, killed_in, killed)
         else:
             patch.setattr(shutil if killed_in == "rmtree" else folders.os, killed_in, killed)
@@ -109,6 +127,14 @@ def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise OSError("a full disk")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_keeps_its_name_when_the_new_one_cannot_have_it(tmp_path: Path) -> None:
+    final = make(tmp_path, 5, "old")
+    with pytest.raises(FileNotFoundError):
+        take_place(tmp_path / "gone", final)
+    assert checksum_fault(final) is None
+    assert (final / "unet" / "model").read_text() == "old"
 
 
 def test_only_what_a_run_left_behind_is_cleaned(tmp_path: Path) -> None:
