@@ -152,9 +152,10 @@ def split_command(words: list[str]) -> tuple[str, list[str], list[str]]:
     """(script, options of the launcher, flags of the script); the script is "" for a command that is not of ppsd."""
     if words[:3] == ["python", "-m", "pip"] or words[0] in (".", "export", "visualdl"):
         return "", [], []
-    if "paddle.distributed.launch" in words:
-        place = next(i for i, word in enumerate(words) if word in (TRAINER, *TOOLS))
-        return words[place], words[words.index("paddle.distributed.launch") + 1 : place], words[place + 1 :]
+    for launcher in ("paddle.distributed.launch", "ppsd.launch"):
+        if launcher in words:
+            place = next(i for i, word in enumerate(words) if word in (TRAINER, *TOOLS))
+            return words[place], words[words.index(launcher) + 1 : place], words[place + 1 :]
     if words[:2] == ["python", "-m"]:
         return f"{words[2].replace('.', '/')}.py", [], words[3:]
     script, rest = words[1], words[2:]
