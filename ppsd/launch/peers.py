@@ -11,6 +11,8 @@ from urllib import error, request
 INTERVAL = 2.0  # seconds between two signs of life
 LIMIT = 25.0  # without one, a machine is lost
 ENDED = "ended"
+AFTER_A_GOOD_END = 60.0  # seconds: finished or saved, and so will this machine be
+_GOOD_ENDS = (f"{ENDED} 0", f"{ENDED} 75")
 _open = request.build_opener(request.ProxyHandler({})).open
 
 
@@ -64,7 +66,7 @@ class Peers:
 
     def _gone(self, seen: dict[int, tuple[str, float]], now: float) -> Optional[str]:
         for rank, (value, since) in seen.items():
-            if rank == self.rank or now - since < (2 * INTERVAL if value.startswith(ENDED) else LIMIT):
+            if rank == self.rank or now - since < _patience(value):
                 continue
             if value.startswith(ENDED):
                 return f"machine {rank} of 0 to {self.size - 1} has {value.replace(ENDED, 'ended with exit code')}"
@@ -81,3 +83,10 @@ class Peers:
                 return {int(key.rsplit("/", 1)[1]): value for key, value in json.load(reply).items()}
         except error.HTTPError:
             return {}  # it has no such keys yet
+
+
+def _patience(value: str) -> float:
+    """Seconds that a machine may have been at what it said last."""
+    if value in _GOOD_ENDS:
+        return AFTER_A_GOOD_END
+    return 2 * INTERVAL if value.startswith(ENDED) else LIMIT

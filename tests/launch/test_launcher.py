@@ -171,3 +171,12 @@ def wait_for_loss(peers: Peers) -> str:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return peers.lost
+
+
+def test_a_machine_that_has_saved_first_is_not_lost() -> None:
+    peers = Peers.__new__(Peers)
+    peers.rank, peers.size = 0, 2
+    said = {0: ("9", 100.0), 1: ("ended 75", 100.0)}
+    assert peers._gone(said, now=130.0) is None
+    assert peers._gone(said, now=161.0) == "machine 1 of 0 to 1 has ended with exit code 75"
+    assert peers._gone({**said, 1: ("ended 137", 100.0)}, now=105.0) is not None
