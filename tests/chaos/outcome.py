@@ -86,9 +86,8 @@ def require_ended(attempt: Outcome, spec: Spec, finished: bool) -> None:
 
 def log_of(spec: Spec) -> str:
     """The end of what the processes of an attempt have said."""
-    logs = sorted(
-        [*Path(spec.work).glob(f"attempt-{spec.number}*.log"), *Path(spec.work).glob(f"launch-{spec.number}/*")]
-    )
+    work, number = Path(spec.work), spec.number
+    logs = sorted([*work.glob(f"attempt-{number}*.log"), *work.glob(f"launch-{number}/*")])
     return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs if log.is_file())
 
 
@@ -111,7 +110,6 @@ def table(attempts: Sequence[Outcome], repeated: int, seconds: float) -> list[st
         longest = f"{max(survivors):.1f}" if survivors else "-"
         name, kills = ("(finished)", 0) if kind == "none" else (kind, len(of_kind))
         lines.append(f"{name:10} {kills:5} {sum(a.half_saved for a in of_kind):9} {mean:7.1f} {longest:>10}")
-    lines.append(
-        f"{num_kills(attempts)} kills in {len(attempts)} attempts, {repeated} steps done again, {seconds:.0f} s"
-    )
+    kills = f"{num_kills(attempts)} kills, {num_continued(attempts)} of them of a continued run"
+    lines.append(f"{kills}; {len(attempts)} attempts, {repeated} steps done again, {seconds:.0f} s")
     return lines
