@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -144,12 +145,25 @@ def _ending(exitcode: int | None) -> str:
     return f"signal {-exitcode}" if exitcode is not None and exitcode < 0 else f"exit code {exitcode}"
 
 
+def _end_by_sigterm_of(parent: int) -> None:
+    """From all others it is ignored: launchers and schedulers send SIGTERM to every process of a run, and the parent
+    still needs data until it has saved."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_await_sigterm, args=(parent,), daemon=True).start()
+
+
+def _await_sigterm(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(128 + signal.SIGTERM)
+
+
 def _work(
     make_items: MakeItems, writer: Connection, credits: Connection, slots: Slots, parents: Sequence[Connection]
 ) -> None:
     """The life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _end_by_sigterm_of(os.getppid())
     for end in parents:
         end.close()
     gc.freeze()  # never run the destructors of what the parent owns, such as device memory
