@@ -147,7 +147,7 @@ def test_kubernetes_command_starts_the_training(tmp_path: Path) -> None:
     stand_ins(tmp_path, {"getent": 'echo "10.1.2.3 STREAM"'})
     training = start(["sh", "-c", words], tmp_path, JOB_COMPLETION_INDEX="1")
     training.send_signal(signal.SIGTERM)
-    assert training.wait(20) == STOPPED, "the training is process 1 of the pod, and gets the signal"
+    assert training.wait(60) == STOPPED, "the training is process 1 of the pod, and gets the signal"
     called = (tmp_path / "called").read_text().split()
     assert called[:6] == ["--master", "10.1.2.3:8090", "--nnodes", "2", "--rank", "1"]
     check_flags(called)
@@ -172,7 +172,7 @@ exit $code
     job = start(["sh", str(LAUNCH / "slurm.sbatch"), "--output_dir", "a folder"], tmp_path, training, **slurm)
     if told:
         job.send_signal(signal.SIGTERM)
-    assert job.wait(20) == (STOPPED if told else 1)
+    assert job.wait(60) == (STOPPED if told else 1)
     requeued = tmp_path / "scontrol"
     assert (requeued.read_text() if requeued.exists() else "") == ("requeue 12345\n" if told else "")
     called = (tmp_path / "called").read_text().strip()

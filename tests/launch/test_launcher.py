@@ -69,7 +69,7 @@ def test_a_signal_reaches_each_process_once_and_its_code_is_the_end(tmp_path: Pa
     launcher = start(tmp_path, SAVES, "fast")
     wait_until_ready(tmp_path)
     launcher.send_signal(signal.SIGTERM)
-    said = launcher.communicate(timeout=60)[0]
+    said = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == STOPPED, said
     assert [log(tmp_path, rank).splitlines()[-1] for rank in range(2)] == ["signals 1 child None"] * 2
     assert "the same command continues (exit code 75)" in said
@@ -81,13 +81,13 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     for _ in range(2):
         launcher.send_signal(signal.SIGTERM)
         time.sleep(0.5)
-    launcher.communicate(timeout=20)
+    launcher.communicate(timeout=120)
     assert launcher.returncode == 143
 
 
 def test_the_process_that_fails_first_is_named(tmp_path: Path) -> None:
     launcher = start(tmp_path, DIES, "3")
-    said = launcher.communicate(timeout=50)[0]
+    said = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 3, "not that of the one that was killed after it"
     assert "the process of rank 1 ended with exit code 3; its log, log/workerlog.1, ends:" in said
     assert "    these are my last words\n" in said
@@ -95,7 +95,7 @@ def test_the_process_that_fails_first_is_named(tmp_path: Path) -> None:
 
 def test_killed_processes_are_started_again_as_often_as_asked(tmp_path: Path) -> None:
     launcher = start(tmp_path, DIES, "kill", options=("--max_restart", "1"))
-    said = launcher.communicate(timeout=80)[0]
+    said = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == 128 + signal.SIGKILL
     assert log(tmp_path, 1).count("last words") == 2
     assert said.count("the process of rank 1 was killed by SIGKILL") == 2

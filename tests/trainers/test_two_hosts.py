@@ -80,7 +80,7 @@ class Host:
                 start_new_session=True,
             )
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 280) -> int:
         return self.process.wait(timeout)
 
     def said(self) -> str:
@@ -140,7 +140,7 @@ def one_host(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "record.py").write_text(RECORD)
     command = [sys.executable, "-m", "ppsd.launch", "--nproc_per_node", "2", "record.py", *flags(tiny_run)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, timeout=280)
     return folder
 
 
@@ -171,7 +171,8 @@ def test_a_killed_host_ends_the_other_and_both_continue(tiny_run: Run, hosts: li
     assert hosts[0].wait() not in (0, 75)
     assert time.monotonic() - killed < LIMIT
     said = hosts[0].said()
-    assert "a process that it talked to has ended" in said or "has given no sign of life" in said
+    ended = ("no sign of life of rank 1", "a process that it talked to has ended", "machine 1 of 0 to 1 has")
+    assert any(words in said for words in ended), said[-3000:]
     start(hosts, tiny_run)
     assert [host.wait() for host in hosts] == [0, 0], hosts[0].said()[-3000:] + hosts[1].said()[-3000:]
     assert "continuing from out/checkpoint-3" in hosts[0].said()
