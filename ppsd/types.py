@@ -53,7 +53,7 @@ class World:
 class Sample:
     """One example ready to be batched. input_ids int64 [L]; extras are arrays by name.
 
-    pixels: uint8 [3,H,W], or the float moments [8,h,w] of a LatentRecord.
+    pixels: uint8 [3,H,W], or the float moments [8,h,w] of a LatentRecord. record: source, part in it, line or row.
     """
 
     pixels: np.ndarray
@@ -61,6 +61,7 @@ class Sample:
     seed: int
     weight: float = 1.0
     cursor: Optional[np.ndarray] = None
+    record: tuple[int, int, int] = (-1, -1, -1)
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -69,7 +70,8 @@ class Batch(TypedDict, total=False):
 
     pixels uint8 [B,3,H,W], or moments float32 [B,8,h,w] of cached latents; input_ids int64 [B,L];
     hidden float32 [B,L,D] where the text encoder's output is cached, too; weight float32 [B]; seed int64 [B];
-    cursor int64 [B,K]: the position of each sample's lane after the sample (see ppsd.data.stream).
+    cursor int64 [B,K]: the position of each sample's lane after the sample (see ppsd.data.stream);
+    record int64 [B,3]: the source, the part in it and the line or row that each sample was made of.
     """
 
     pixels: Any
@@ -79,6 +81,7 @@ class Batch(TypedDict, total=False):
     weight: Any
     seed: Any
     cursor: Any
+    record: Any
 
 
 @dataclass

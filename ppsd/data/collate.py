@@ -13,7 +13,7 @@ from ppsd.types import Batch, Sample
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples: seed and cursor as numpy arrays (used on the host), the rest as tensors (see Batch).
+    """Stack samples: seed, cursor and record as numpy arrays (used on the host), the rest as tensors (see Batch).
 
     Raises ValueError for images and cached latents in one batch.
     """
@@ -25,6 +25,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         weight=paddle.to_tensor(np.array([sample.weight for sample in samples], dtype=np.float32)),
         seed=np.array([sample.seed for sample in samples], dtype=np.int64),
         cursor=np.stack([sample.cursor for sample in samples if sample.cursor is not None]),
+        record=np.array([sample.record for sample in samples], dtype=np.int64),
     )
     if stacked.dtype == np.uint8:
         batch["pixels"] = paddle.to_tensor(stacked)

@@ -114,7 +114,7 @@ class SourceWalk:
 
     def __init__(self, settings: LaneSettings, source: int, lane: int, cursor: Optional[Cursor]) -> None:
         self._settings = settings
-        self._source = settings.sources[source]
+        self._index, self._source = source, settings.sources[source]
         self._seed = derive_seed(settings.seed, source)
         self._lane = lane
         self._limits = _limits(settings, source)
@@ -218,6 +218,7 @@ class SourceWalk:
             seed = derive_seed(samples[turn % len(good)].seed, Draw.AGAIN, turn)
             again = self._settings.make_sample(item.record, seed, size)
             assert isinstance(again, Sample)
+            again.record = samples[turn % len(good)].record
             samples.append(again)
             tally.repeated += 1
         return samples
@@ -231,6 +232,7 @@ class SourceWalk:
             seed = derive_seed(self._seed, Draw.RECORD, epoch, part, item.line, borrower)
             made = self._settings.make_sample(item.record, seed, size)  # type: ignore[arg-type]
         if isinstance(made, Sample):
+            made.record = (self._index, part, item.line)
             return made
         assert isinstance(made, BadRecord)
         where = f"{shown_url(self._source.parts[part])}:{item.line}"

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Optional, Union
 
+import numpy as np
+
 from ppsd.data.buckets import Buckets
 from ppsd.data.collate import collate
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import pixel_size
 from ppsd.data.lane import Cursor, LaneSettings, LaneState, default_lanes
 from ppsd.data.memory import keep_freed_memory
+from ppsd.data.naming import record_names, waited_for
 from ppsd.data.position import Position, merge_positions, read_position, write_position
 from ppsd.data.sample import SampleMaker
 from ppsd.data.source import RecordSource, open_sources
@@ -90,6 +93,14 @@ class StreamLoader:
     def position(self) -> dict[str, Any]:
         """Where this device's lanes stand after the batches handed out so far: JSON, for `position` of a later run."""
         return write_position(self._settings, self._samples, self._states)
+
+    def names(self, records: np.ndarray) -> list[str]:
+        """ "part:line" of a batch's records, int64 [B,3]."""
+        return record_names(self._settings.sources, records)
+
+    def waited_for(self) -> str:
+        """Where the next sample comes from, in words."""
+        return waited_for(self._settings, self._states, self._num_workers)
 
     def close(self) -> None:
         """End the worker processes and close all files; iterating again starts them again."""

@@ -9,12 +9,13 @@ import numpy as np
 from ppsd.data.lane import Cursor, LaneSettings, LaneState
 from ppsd.data.order import Unit, borrow_order, epoch_order
 from ppsd.data.seeds import derive_seed
+from ppsd.data.source import RecordSource
 from ppsd.formats.urls import shown_url
 
 
-def sample_names(settings: LaneSettings, cursors: np.ndarray) -> list[str]:
-    """Of each sample, by its cursor (int64 [B,8], see ppsd.data.lane): its part and the line its window is after."""
-    return [_place(settings, int(row[0]), int(row[2]), Cursor(*map(int, row[3:8]))) for row in cursors]
+def record_names(sources: Sequence[RecordSource], records: np.ndarray) -> list[str]:
+    """ "part:line" of each row (source, part in it, line or row) of int64 [B,3]."""
+    return [f"{shown_url(sources[source].parts[part])}:{line}" for source, part, line in records.tolist()]
 
 
 def waited_for(settings: LaneSettings, states: Mapping[int, LaneState], workers: int) -> str:

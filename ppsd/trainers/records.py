@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-KEPT = ("cursor", "seed", "input_ids")
+KEPT = ("record", "seed", "input_ids")
 
 
 class StepRecords:
     """The batches of one step of this process, without their images.
 
-    names: of cursors int64 [B,8]. captions: of input_ids int64 [B,L].
+    names: of records int64 [B,3]. captions: of input_ids int64 [B,L].
     """
 
     def __init__(self, rank: int, names: Callable[[Any], list[str]], captions: Callable[[Any], list[str]]) -> None:
@@ -32,7 +32,7 @@ class StepRecords:
         entries = []
         for number, (batch, loss) in enumerate(zip(self.batches, losses)):
             shared = {"rank": self.rank, "micro_batch": number, "loss": str(loss * len(losses))}
-            rows = zip(self._names(batch["cursor"]), self._captions(batch["input_ids"]), batch["seed"].tolist())
+            rows = zip(self._names(batch["record"]), self._captions(batch["input_ids"]), batch["seed"].tolist())
             entries += [{**shared, "record": name, "caption": text, "seed": seed} for name, text, seed in rows]
         return entries
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -69,4 +70,6 @@ def _watch(numbers: socket.socket) -> None:
                 if first is None:
                     first = now
                 elif number != signal.SIGTERM or now - first > SAME_REQUEST:
+                    for child in multiprocessing.active_children():  # a data worker may wait for a disk for ever
+                        child.kill()
                     os._exit(128 + number)

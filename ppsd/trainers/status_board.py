@@ -57,9 +57,13 @@ class StatusBoard:
         after = None if before is None else self.ask()
         if before is None or after is None:
             return "rank 0, at which the processes meet, does not answer"
-        silent = [rank for rank in range(self.size) if before[rank][0] == after[rank][0] and rank != self.rank]
+        silent = self.unchanged(before, after)
         words = [f"rank {rank} (last seen at step {after[rank][1]}, {after[rank][2]})" for rank in silent]
         return f"no sign of life of {', '.join(words)}" if words else ""
+
+    def unchanged(self, before: list[Status], after: list[Status]) -> list[int]:
+        """The other processes that wrote nothing between two answers."""
+        return [rank for rank in range(self.size) if before[rank][0] == after[rank][0] and rank != self.rank]
 
     def behind(self) -> str:
         """Where the others are, in words; those in the lowest step first."""

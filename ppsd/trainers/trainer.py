@@ -30,7 +30,7 @@ from ppsd.trainers.run_state import (
     load_positions,
 )
 from ppsd.trainers.step import DiffusionStep
-from ppsd.trainers.watching import Watch, lane_in_turn, make_watch
+from ppsd.trainers.watching import Watch, make_watch
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class _Watched:
         self.loader, self.meter, self.watch = loader, meter, watch
 
     def __iter__(self) -> Iterator[Any]:
-        return self.meter.watch(self.watch.watched(self.loader, lambda: lane_in_turn(self.loader)))
+        return self.meter.watch(self.watch.watched(self.loader, self.loader.waited_for))
 
 
 def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Callable, Optional
 
 from ppsd.trainers.exit_codes import HANG
 from ppsd.trainers.heart import SLOW, Heart, Phase
-from ppsd.trainers.status_board import StatusBoard
+from ppsd.trainers.status_board import Status, StatusBoard
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,21 @@ _GRACE = 60.0  # after the limit, when even this thread cannot run
 class Watchdog:
     """data_timeout, step_timeout: seconds without progress, waiting for data or otherwise; 0: no limit.
 
-    source: says in words where the data that is waited for comes from.
+    source: says in words where the data that is waited for comes from. silence: seconds without a sign of life of a
+    process that this one waits for.
     """
 
     def __init__(
-        self, heart: Heart, board: StatusBoard, data_timeout: float, step_timeout: float, source: Callable[[], str]
+        self,
+        heart: Heart,
+        board: StatusBoard,
+        data_timeout: float,
+        step_timeout: float,
+        source: Callable[[], str],
+        silence: float = 60.0,
     ) -> None:
+        self._silence, self._look = silence, silence / 2
+        self._seen: Optional[list[Status]] = None
         self._heart, self._board, self._source = heart, board, source
         self._limits = {Phase.DATA: data_timeout, Phase.COMPUTE: step_timeout, Phase.EXCHANGE: step_timeout}
         self._slow = max(PATIENCE, step_timeout) if step_timeout else 0.0
@@ -52,17 +62,19 @@ class Watchdog:
         beats, quiet = -1, 0.0
         while not self._closed.wait(interval):
             if self._heart.beats != beats:
-                beats, quiet = self._heart.beats, 0.0
+                beats, quiet, self._look = self._heart.beats, 0.0, self._silence / 2
                 self._arm_last_resort()
                 continue
             quiet += interval
             limit = self._limit()
-            if not limit or quiet < limit:
+            lost = self._waits_for_a_lost_one(quiet)
+            if not lost and (not limit or quiet < limit):
                 continue
-            if self._waits_for_a_busy_one() and quiet < limit + self._slow:
+            if not lost and self._waits_for_a_busy_one() and quiet < limit + self._slow:
                 continue
             if self._heart.beats == beats and not self._closed.is_set():
                 self._end(quiet)
+                break
         faulthandler.cancel_dump_traceback_later()
 
     def _limit(self) -> float:
@@ -79,13 +91,25 @@ class Watchdog:
         else:
             faulthandler.cancel_dump_traceback_later()
 
+    def _waits_for_a_lost_one(self, quiet: float) -> bool:
+        """Whether some process gave no sign of life from one look to the next, half of `silence` later."""
+        if self._board.size == 1 or self._heart.phase not in (Phase.COMPUTE, Phase.EXCHANGE) or quiet < self._look:
+            return False
+        first, self._look = self._look == self._silence / 2, quiet + self._silence / 2
+        before, self._seen = self._seen, self._board.ask()
+        if first or not self._limits[Phase.EXCHANGE]:
+            return False
+        return before is None or self._seen is None or bool(self._board.unchanged(before, self._seen))
+
     def _waits_for_a_busy_one(self) -> bool:
         return self._heart.phase in (Phase.COMPUTE, Phase.EXCHANGE) and self._board.busy()
 
     def _end(self, quiet: float) -> None:
         logger.error("%s", self._verdict(quiet))
         logger.error("the main thread is here:\n%s", _stack(self._main))
-        logging.shutdown()
+        sys.stderr.flush()
+        for child in multiprocessing.active_children():  # a data worker may wait for a disk for ever
+            child.kill()
         os._exit(HANG)
 
     def _verdict(self, quiet: float) -> str:

@@ -11,7 +11,6 @@ from typing import Any, Callable, Optional
 
 from paddlenlp.trainer import TrainerCallback
 
-from ppsd.data.naming import sample_names, waited_for
 from ppsd.trainers.agreement import Agreement
 from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.heart import Heart, Phase
@@ -109,10 +108,6 @@ class Watch(TrainerCallback):
             yield batch
 
 
-def lane_in_turn(loader: Any) -> str:
-    return waited_for(loader._settings, loader._states, loader._num_workers)
-
-
 def make_watch(
     args: SDTrainingArguments, heart: Heart, step: DiffusionStep, tokenizer: Any, loader: Callable[[], Any]
 ) -> Watch:
@@ -121,7 +116,7 @@ def make_watch(
     signals, board = StopSignals(), StatusBoard(rank, size, heart)
     records = StepRecords(
         rank,
-        lambda rows: sample_names(loader()._settings, rows),
+        lambda rows: loader().names(rows),
         lambda ids: [" ".join(text.split()) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)],
     )
     guard = UpdateGuard(
@@ -135,5 +130,6 @@ def make_watch(
         stop_requested=lambda: signals.requested is not None,
         names={p.name: name for name, p in step.named_parameters()},
     )
-    watchdog = Watchdog(heart, board, args.data_timeout, args.step_timeout, lambda: lane_in_turn(loader()))
+    silence = 20.0 if str(args.device).startswith("cpu") else 60.0  # gloo aborts the process after 30
+    watchdog = Watchdog(heart, board, args.data_timeout, args.step_timeout, lambda: str(loader().waited_for()), silence)
     return Watch(heart, signals, guard, board, watchdog)
