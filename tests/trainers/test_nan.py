@@ -185,3 +185,9 @@ def test_an_empty_guard_leaves_the_weights_as_they_were(tiny_run: Run, tmp_path:
     never = tiny_run.train(tmp_path / "b", max_grad_norm=1e6)
     assert losses(free) == losses(never)
     assert_same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("on_nan", "ignore"), ("data_timeout", -1), ("step_timeout", "nan")])
+def test_wrong_values_are_named(tiny_run: Run, tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"--{name} is "):
+        tiny_run.train(tmp_path, **{name: value})
