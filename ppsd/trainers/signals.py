@@ -27,7 +27,7 @@ class StopSignals:
         self.requested: Optional[int] = None
         self._before: dict[int, Any] = {}
         self._pipe: Optional[tuple[socket.socket, socket.socket]] = None
-        self._wakeup = -1
+        self._wakeup, self._noted = -1, 0.0
 
     def install(self) -> None:
         """Idempotent. Without effect outside of the main thread, which is the only one that Python lets do it."""
@@ -38,11 +38,15 @@ class StopSignals:
             end.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1].fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.siginterrupt(number, False)  # paddle's store takes an interrupted call for a lost connection
         self._pipe[0].setblocking(True)
         threading.Thread(target=_watch, args=(self._pipe[0],), name="ppsd-signals", daemon=True).start()
 
     def restore(self) -> None:
-        """The handlers that were there before `install`."""
+        """The handlers that were there before `install`, once the last copy of a SIGTERM has come."""
+        if self.requested == signal.SIGTERM:
+            time.sleep(max(0.0, self._noted + SAME_REQUEST / 2 - time.monotonic()))
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
@@ -53,7 +57,8 @@ class StopSignals:
             self._pipe = None
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
-        self.requested = self.requested or number
+        if self.requested is None:
+            self.requested, self._noted = number, time.monotonic()
 
 
 def _watch(numbers: socket.socket) -> None:
