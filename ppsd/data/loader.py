@@ -37,6 +37,8 @@ class StreamLoader:
 
     Iterating again goes on where the last iteration ended. With `config.num_records` an iteration ends with its epoch
     of num_records // (batch_size * world.size) batches, otherwise never. One iteration at a time.
+    `batches_per_step` (gradient accumulation): an iteration is whole steps. Where the epoch ends within one, as after a
+    change of the batch size, the step's other batches are the first of the next epoch.
     The batches do not depend on `num_workers`, and those of all devices together not on their number (with buckets: as
     long as `batch_size` stays the same).
     `position`: that of an earlier run, or those of all its devices; the run goes on after it.
@@ -53,6 +55,7 @@ class StreamLoader:
         world: World = World(),  # noqa: B008  frozen
         num_workers: int = 0,
         seed: int = 0,
+        batches_per_step: int = 1,
         position: Union[Position, Iterable[Position], None] = None,
     ) -> None:
         sources = open_sources(config)
@@ -65,6 +68,7 @@ class StreamLoader:
         if merged is not None:
             self._samples, states = read_position(self._settings, merged)
         self._world, self._batch_size, self._num_workers = world, batch_size, num_workers
+        self._batches_per_step = batches_per_step
         self._epoch_batches = _epoch_batches(config, batch_size, world)
         self._states = {lane: states[lane] for lane in self._lanes()}
         self._items: Optional[Iterator[tuple[list[Sample], Tally]]] = None
@@ -155,12 +159,12 @@ class StreamLoader:
         return collate(samples)
 
     def _batches_left(self) -> Optional[int]:
-        """Batches to the end of the epoch, which a resumed run may have begun in the middle of."""
+        """Batches of whole steps to the end of the epoch, which a resumed run may have begun in the middle of."""
         if self._epoch_batches is None:
             return None
         batch = self._batch_size * self._world.size
-        epoch = self._epoch_batches * batch
-        return -(-(epoch - self._samples % epoch) // batch)
+        epoch, step = self._epoch_batches * batch, batch * self._batches_per_step
+        return -(-(epoch - self._samples % epoch) // step) * self._batches_per_step
 
     def _epochs_done(self) -> int:
         """Epochs of num_records samples that are over; without num_records, passes that all lanes have finished."""

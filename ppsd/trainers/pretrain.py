@@ -185,6 +185,7 @@ def loader_factory(
             world=World(args.dataset_rank, args.dataset_world_size),
             num_workers=args.dataloader_num_workers,
             seed=args.seed,
+            batches_per_step=args.gradient_accumulation_steps,
             position=positions,
         )
 

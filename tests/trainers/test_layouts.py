@@ -124,6 +124,22 @@ def test_what_is_logged_is_the_mean_of_the_steps(runs: dict[str, Runs]) -> None:
         np.testing.assert_allclose(losses, short[0], rtol=1e-5)
 
 
+def test_an_epoch_that_ends_within_a_step_leaves_no_gradient_behind(
+    data: Run, runs: dict[str, Runs], tmp_path: Path
+) -> None:
+    """After 17 steps of 4, an epoch of 24 has one batch of 4 left: half a step of 2 x 4. An endless one has no ends."""
+    checkpoint = runs["long"][BASE].folder / f"checkpoint-{SAVED[0]}"
+    made = []
+    for name, num_records in (("epochs", 24), ("endless", None)):
+        changes = {**LONG, **Layout(1, 4, 2).flags, "num_records": num_records, "max_steps": SAVED[0] + 7}
+        record_all(1, [data.flags(tmp_path / name, **changes, resume_from_checkpoint=checkpoint)], tmp_path)
+        made.append(Recorded(tmp_path / name))
+    epochs, endless = made
+    assert epochs.seeds() == endless.seeds()
+    assert {len(seeds) for seeds in epochs.seeds().values()} == {8}
+    assert epochs.logged("loss") == endless.logged("loss")
+
+
 def test_epochs_are_whole_steps_that_logs_and_saves_may_follow(data: Run, tmp_path: Path) -> None:
     """Epochs of 3 steps; the last one ends early."""
     changes = {"max_steps": 5, "num_records": 12, "logging_strategy": "epoch", "save_strategy": "epoch"}
