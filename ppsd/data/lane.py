@@ -89,16 +89,21 @@ class Lane:
         self._cursors = dict(state.cursors)
         self._walks: dict[int, SourceWalk] = {}
 
-    def draw(self) -> tuple[list[Sample], Tally]:
-        """The next group of samples and what was skipped before it.
-
-        Their cursor is int64 [8]: lane, groups drawn from the lane, source, and the `Cursor` in that source.
-        """
+    def open(self) -> int:
+        """See that the source of the next group has been opened; returns its index."""
         settings = self._settings
         number = self._draws * settings.num_lanes + self._index  # the lanes are drawn from in turn
         source = mixed_source(settings.sources, settings.seed, number)
         if source not in self._walks:
             self._walks[source] = SourceWalk(settings, source, self._index, self._cursors.pop(source, None))
+        return source
+
+    def draw(self) -> tuple[list[Sample], Tally]:
+        """The next group of samples and what was skipped before it.
+
+        Their cursor is int64 [8]: lane, groups drawn from the lane, source, and the `Cursor` in that source.
+        """
+        source = self.open()
         tally = Tally()
         samples, cursor = self._walks[source].draw(tally)
         tally.used = len(samples)

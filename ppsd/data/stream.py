@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from ppsd.data.lane import Lane, LaneSettings, LaneState
 from ppsd.data.tally import Tally
 from ppsd.types import Sample, World
+
+_OPENED_AT_ONCE = 8  # servers answer and gzip inflates while others wait: threads, even in one process
 
 
 def device_lanes(num_lanes: int, world: World, start: int = 0) -> list[int]:
@@ -29,6 +32,13 @@ class SampleStream:
         self._lanes = [Lane(settings, lane, states[lane]) for lane in lanes]
 
     def __iter__(self) -> Iterator[tuple[list[Sample], Tally]]:
+        pool = ThreadPoolExecutor(min(len(self._lanes), _OPENED_AT_ONCE))
+        try:
+            for lane, opened in zip(self._lanes, [pool.submit(lane.open) for lane in self._lanes]):
+                opened.result()
+                yield lane.draw()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         while True:
             for lane in self._lanes:
                 yield lane.draw()

@@ -19,7 +19,7 @@ except ImportError:
     LIBRARY = zlib
 
 GZIP_MAGIC = b"\x1f\x8b"
-_MEMBER_BEGINS = b"\x1f\x8b\x08"
+MEMBER_BEGINS = b"\x1f\x8b\x08"
 PIECE_BYTES = 2**16
 _GZIP_FORMAT = 31
 
@@ -63,7 +63,7 @@ def inflated(packed: Iterable[bytes]) -> Iterator[bytes]:
 
 def _new_member(piece: bytes) -> Any:
     """What inflates the member that begins with `piece`. isal would wait for 10 bytes before it looks at them."""
-    if piece[:3] != _MEMBER_BEGINS[: len(piece)]:
+    if piece[:3] != MEMBER_BEGINS[: len(piece)]:
         raise CorruptGzip(f"no gzip member begins with {piece[:3]!r}")
     return LIBRARY.decompressobj(wbits=_GZIP_FORMAT)
 

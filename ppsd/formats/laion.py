@@ -15,8 +15,9 @@ from typing import BinaryIO
 from ppsd.formats.atomic import PathLike, atomic_write
 from ppsd.formats.base64_bytes import decode_base64
 from ppsd.formats.extras import MAX_META_BYTES, LazyMeta, extras_json, further_captions, without
+from ppsd.formats.gzip_members import MemberWriter, hop
 from ppsd.formats.image_bytes import EMPTY_IMAGE
-from ppsd.formats.inflate import GZIP_MAGIC, PIECE_BYTES, CorruptGzip, deflated_if, inflated, pieces
+from ppsd.formats.inflate import GZIP_MAGIC, PIECE_BYTES, CorruptGzip, inflated, pieces
 from ppsd.formats.lines import MAX_LINE_BYTES, LineReader, caption_of, decode_text, excerpt, parse_object
 from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord, Record
@@ -88,8 +89,10 @@ def read_lines(
     line_no = 0
     try:
         head = head or raw.read(PIECE_BYTES)
-        # gzip is told by its first bytes, not by a name.
-        lines = LineReader(inflated(pieces(raw, head)) if head.startswith(GZIP_MAGIC) else pieces(raw, head))
+        packed = head.startswith(GZIP_MAGIC)  # by its first bytes, not by a name
+        if packed and start and raw.seekable():
+            line_no, head = hop(raw, head, start)
+        lines = LineReader(inflated(pieces(raw, head)) if packed else pieces(raw, head))
         while True:
             if line_no < start or line_no % every != offset:
                 if not lines.skip():
@@ -166,10 +169,14 @@ def write_part(path: PathLike, records: Iterable[Record], gzip: bool = False) ->
     The bytes are a function of the records. Each run of tabs and line breaks in a caption becomes one space.
     """
     count = 0
-    with atomic_write(path) as file, deflated_if(gzip, file) as out:
+    with atomic_write(path) as file:
+        packer = MemberWriter(file) if gzip else None
+        write = file.write if packer is None else packer.write
         for record in records:
-            out.write(encode_line(record))
+            write(encode_line(record))
             count += 1
+        if packer is not None:
+            packer.close()
     return count
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from threading import Barrier
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,3 +251,22 @@ def test_room_is_made_for_one_open_file_a_lane_and_source(monkeypatch: pytest.Mo
     limits["now"] = (1024, 2000)
     with pytest.raises(ValueError, match=r"needs 2256 open files and may have 2000"):
         SampleStream(many, range(2000), states)
+
+
+def test_lanes_are_opened_at_the_same_time() -> None:
+    """So that one waits for a server, or inflates what it has used, while others do; the order is what it was."""
+    source = counted_source([8, 8, 8, 8])
+    plain = lane_settings(source, num_lanes=4)
+    met, read = Barrier(4), source.read
+
+    def meeting(*args: Any, **kwargs: Any) -> Any:
+        met.wait(timeout=30)  # breaks, with an error, unless all four lanes come
+        return read(*args, **kwargs)
+
+    states = {lane: LaneState() for lane in range(4)}
+    meeting_source = replace(source, read=meeting)
+    stream = iter(SampleStream(replace(plain, sources=[meeting_source]), range(4), states))
+    drawn = [next(stream)[0][0] for _ in range(4)]
+    usual = [lane.draw()[0][0] for lane in all_lanes(plain)]
+    assert places(drawn) == places(usual)
+    assert not met.broken
