@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from paddle.distributed.launch.context import Context
 
 from ppsd.launch.launcher import STOPPED, Launcher
-from ppsd.launch.options import check_options, interface_of, options_of, own_address, restarts_left, use_master
+from ppsd.launch.options import check_options, interface_of, numeric, options_of, own_address, restarts_left, use_master
 
 WRONG_FLAGS = 2
 
@@ -18,6 +18,7 @@ def main() -> NoReturn:
     """Run the processes of this machine, again where --max_restart says so. Exits with their code."""
     context = Context()
     check_options(context)
+    context.args.master = numeric(context.args.master)
     address = own_address(context.args.host, context.args.ips, context.args.master)
     if address:
         context.node.ip = address

@@ -12,7 +12,9 @@ from types import FrameType
 from typing import Any, Optional
 
 from paddle.distributed.launch.controllers.collective import CollectiveController
+from paddle.distributed.launch.job import container
 
+from ppsd.launch.children import Child
 from ppsd.launch.peers import Peers
 
 STOPPED = 75  # all processes saved and ended because a signal asked them to
@@ -33,13 +35,19 @@ class Launcher(CollectiveController):
         self.deadline = float("inf")
         self.peers: Optional[Peers] = None
         self.lost: Optional[str] = None
+        self.over = False
         self.enable(context)
         super().__init__(context)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which nohup sets
+            signal.signal(signal.SIGHUP, self.signal_handler)
 
     def signal_handler(self, number: int, frame: Optional[FrameType]) -> None:
+        if number == signal.SIGHUP and self.signals:  # a shell repeats its terminal's, systemd's follows SIGTERM
+            return
         self.signals.append(number)
+        if self.over:
+            return
         if not self.alive():  # still waiting for other machines
-            self.master.stop()
             os._exit(128 + number)
         self.ctx.logger.info(
             f"{signal.Signals(number).name}: the processes save and end; once more ends them at once"
@@ -50,6 +58,10 @@ class Launcher(CollectiveController):
             send(worker, number)
         if len(self.signals) > 1:
             self.deadline = time.monotonic() + PATIENCE_AFTER_TWO_SIGNALS
+
+    def deploy_pod(self) -> None:
+        container.ProcessContext = Child
+        super().deploy_pod()
 
     def alive(self) -> list[Any]:
         return [worker for worker in self.pod.containers if worker._proc is not None and worker._proc.alive()]
@@ -65,6 +77,7 @@ class Launcher(CollectiveController):
                 for worker in self.alive():
                     send(worker, signal.SIGKILL, group=True)
             time.sleep(0.2)
+        self.over = True
         self._notice()
         while self.pod.logs():
             pass

@@ -37,6 +37,25 @@ def restarts_left(args: Any, options: Sequence[str]) -> int:
     return max(0, int(args.max_restart)) if asked else 0
 
 
+def numeric(master: Optional[str]) -> Optional[str]:
+    """ADDRESS:PORT of HOST:PORT: paddle has the machines meet where ADDRESS is this machine's, and knows no names.
+
+    SystemExit for another form, and for a host without an IPv4 address that other machines can reach.
+    """
+    if not master:
+        return None
+    host, _, port = master.rpartition(":")
+    if not host or not port.isdigit():
+        sys.exit(f"error: --master {master}: it must be HOST:PORT")
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        sys.exit(f"error: --master {master}: this machine knows no IPv4 address of {host}")
+    if address.startswith("127.") and host not in (address, "localhost"):
+        sys.exit(f"error: --master {master}: {host} is {address} here; give the address that the others reach it by")
+    return f"{address}:{port}"
+
+
 def use_master(args: Any, address: str) -> None:
     """--ips says what --master, --nnodes and --rank say; only with a master do the machines know of one another."""
     if args.ips and not args.master and "," in args.ips:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
+from http.client import HTTPException
 from typing import Optional
-from urllib import error, request
+from urllib import error, parse, request
 
 INTERVAL = 2.0  # seconds between two signs of life
 LIMIT = 25.0  # without one, a machine is lost
 ENDED = "ended"
 AFTER_A_GOOD_END = 60.0  # seconds: finished or saved, and so will this machine be
 _GOOD_ENDS = (f"{ENDED} 0", f"{ENDED} 75")
+_FAILURES = (OSError, HTTPException, ValueError)  # no answer, half of one, or none that is JSON
 _open = request.build_opener(request.ProxyHandler({})).open
 
 
@@ -24,7 +26,7 @@ class Peers:
 
     def __init__(self, endpoint: str, job: str, rank: int, size: int) -> None:
         self.endpoint, self.rank, self.size = endpoint, rank, size
-        self.prefix = f"/ppsd/{job}/alive"
+        self.prefix = f"/ppsd/{parse.quote(job, safe='')}/alive"
         self.lost: Optional[str] = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -39,7 +41,7 @@ class Peers:
             self._put(f"{ENDED} {code}")
             while self.rank == 0 and time.monotonic() < deadline and self._running():
                 time.sleep(0.2)
-        except OSError:
+        except _FAILURES:
             return  # the first machine has ended before
 
     def _running(self) -> int:
@@ -47,17 +49,19 @@ class Peers:
         return sum(not value.startswith(ENDED) for value in self._get().values())
 
     def _watch(self) -> None:
-        start = time.monotonic()
-        seen = dict.fromkeys(range(self.size), ("", start))  # what each said last, and since when
+        """A turn counts for no more than three intervals, so that nobody is blamed where all of them were suspended."""
+        now, last = 0.0, time.monotonic()
+        seen = dict.fromkeys(range(self.size), ("", now))  # what each said last, and since when
         count = 0
         while not self._done.wait(INTERVAL) and self.lost is None:
             count += 1
             try:
                 self._put(str(count))
                 said = self._get()
-            except OSError:
+            except _FAILURES:
                 said = {}  # its server is gone, and with it the first machine, or the network
-            now = time.monotonic()
+            passed = time.monotonic() - last
+            now, last = now + min(passed, 3 * INTERVAL), last + passed
             for rank in range(self.size):
                 value = said.get(rank, seen[rank][0])
                 if value != seen[rank][0]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from http.client import IncompleteRead
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paddle.distributed.launch.context import Context
@@ -18,15 +21,17 @@ from ppsd.launch.__main__ import can_be_mended, main
 from ppsd.launch.launcher import STOPPED
 from ppsd.launch.peers import Peers
 
-# Counts the signals that it and a child of its own get in half a second, and ends with 75.
+# Counts the signals that it and a child of its own get in the time that saving takes, and ends with 75.
 SAVES = """
 import os, signal, subprocess, sys, time
 got = []
-signal.signal(signal.SIGTERM, lambda *_: got.append(1))
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda *_: got.append(1))
 child = subprocess.Popen(["sleep", "60"])
 print("ready", flush=True)
 while not got:
     time.sleep(0.01)
+print("saving", flush=True)
 if sys.argv[1] == "slow":
     while len(got) < 2:
         time.sleep(0.01)
@@ -51,7 +56,13 @@ def start(folder: Path, code: str, *words: str, options: tuple[str, ...] = ()) -
     command = [sys.executable, "-m", "ppsd.launch", "--nproc_per_node", "2", *options, "worker.py", *words]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
     )
 
 
@@ -60,15 +71,26 @@ def log(folder: Path, rank: int) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def wait_until_ready(folder: Path) -> None:
-    while not all("ready" in log(folder, rank) for rank in range(2)):
+def wait_until_all(folder: Path, word: str) -> None:
+    deadline = time.monotonic() + 120
+    while not all(word in log(folder, rank) for rank in range(2)):
+        assert time.monotonic() < deadline, [log(folder, rank) for rank in range(2)]
         time.sleep(0.05)
 
 
-def test_a_signal_reaches_each_process_once_and_its_code_is_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGHUP, signal.SIGHUP],  # of a terminal that is closed, and of its shell
+    ],
+)
+def test_a_signal_reaches_each_process_once_and_its_code_is_the_end(tmp_path: Path, numbers: list[int]) -> None:
     launcher = start(tmp_path, SAVES, "fast")
-    wait_until_ready(tmp_path)
-    launcher.send_signal(signal.SIGTERM)
+    wait_until_all(tmp_path, "ready")
+    for number in numbers:
+        launcher.send_signal(number)
+        wait_until_all(tmp_path, "saving")
     said = launcher.communicate(timeout=120)[0]
     assert launcher.returncode == STOPPED, said
     assert [log(tmp_path, rank).splitlines()[-1] for rank in range(2)] == ["signals 1 child None"] * 2
@@ -77,12 +99,20 @@ def test_a_signal_reaches_each_process_once_and_its_code_is_the_end(tmp_path: Pa
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     launcher = start(tmp_path, SAVES, "slow")
-    wait_until_ready(tmp_path)
-    for _ in range(2):
-        launcher.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+    wait_until_all(tmp_path, "ready")
+    launcher.send_signal(signal.SIGTERM)
+    wait_until_all(tmp_path, "saving")
+    launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=120)
     assert launcher.returncode == 143
+
+
+def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    launcher = start(tmp_path, SAVES, "fast")
+    wait_until_all(tmp_path, "ready")
+    launcher.kill()
+    launcher.communicate(timeout=120)
+    wait_until_all(tmp_path, "signals 1")
 
 
 def test_the_process_that_fails_first_is_named(tmp_path: Path) -> None:
@@ -113,6 +143,8 @@ def test_what_a_restart_cannot_mend() -> None:
         (("--max_restart", "2"), ("--overwrite_output_dir",), "would start over each time"),
         (("--ips", "203.0.113.1,203.0.113.2"), (), "none of them is an address of this machine"),
         (("--nods", "2"), (), "has no option --nods"),
+        (("--master", "10.0.0.1"), (), "--master 10.0.0.1: it must be HOST:PORT"),
+        (("--master", "[::1]:8090"), (), "knows no IPv4 address of [::1]"),
     ],
 )
 def test_what_the_launcher_refuses(
@@ -140,6 +172,16 @@ def test_own_address() -> None:
     assert options.own_address(None, None, None) is None
 
 
+def test_a_master_is_given_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert options.numeric(None) is None
+    assert options.numeric("203.0.113.1:8090") == "203.0.113.1:8090"
+    assert options.numeric("localhost:8090") == "127.0.0.1:8090"
+    monkeypatch.setattr(socket, "gethostbyname", {"node-1": "203.0.113.7", "node-2": "127.0.1.1"}.__getitem__)
+    assert options.numeric("node-1:8090") == "203.0.113.7:8090"
+    with pytest.raises(SystemExit, match=r"node-2 is 127.0.1.1 here; give the address that the others reach it by"):
+        options.numeric("node-2:8090")  # as Debian's /etc/hosts says on node-2 itself
+
+
 def test_the_interface_of_an_address() -> None:
     assert options.interface_of("127.0.0.1") == "lo"
     assert options.interface_of("203.0.113.1") is None
@@ -148,29 +190,63 @@ def test_the_interface_of_an_address() -> None:
 def test_a_silent_and_an_ended_machine_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     from paddle.distributed.launch.utils.kv_server import KVServer
 
-    monkeypatch.setattr("ppsd.launch.peers.INTERVAL", 0.1)
-    monkeypatch.setattr("ppsd.launch.peers.LIMIT", 1.5)
+    monkeypatch.setattr("ppsd.launch.peers.INTERVAL", 0.2)
+    monkeypatch.setattr("ppsd.launch.peers.LIMIT", 4.0)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = KVServer(port)
     server.start()
     first, second = (Peers(f"127.0.0.1:{port}", "job", rank, 2) for rank in range(2))
-    time.sleep(2)
+    deadline = time.monotonic() + 60
+    while min(int(server.kv.get(f"/ppsd/job/alive/{rank}", b"0")) for rank in range(2)) < 25:  # 5 s
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert (first.lost, second.lost) == (None, None)
     second.end(3)
     assert wait_for_loss(first) == "machine 1 of 0 to 1 has ended with exit code 3"
     third = Peers(f"127.0.0.1:{port}", "job", 0, 2)
     server.stop()
-    assert wait_for_loss(third) == "machine 1 of 0 to 1 has given no sign of life for 2 s"
+    assert wait_for_loss(third) == "machine 1 of 0 to 1 has given no sign of life for 4 s"
 
 
 def wait_for_loss(peers: Peers) -> str:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while peers.lost is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return peers.lost
+
+
+class Turns:
+    """Stands for the event that ends the watching, after so many turns."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def wait(self, seconds: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("answer", [{0: "1", 1: "1"}, IncompleteRead(b"")], ids=["silence", "half an answer"])
+def test_time_in_which_all_machines_were_suspended_does_not_count(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an hour passes from turn to turn, of which 6 s count: a machine is lost after 25 s."""
+    hours = itertools.count(0, 1800)
+    monkeypatch.setattr("ppsd.launch.peers.time.monotonic", lambda: float(next(hours)))
+    lost = {}
+    for turns in (4, 6):
+        peers = Peers.__new__(Peers)
+        peers.rank, peers.size, peers.lost, peers._done = 0, 2, None, Turns(turns)
+        monkeypatch.setattr(peers, "_put", lambda value: None)
+        monkeypatch.setattr(peers, "_get", lambda: answer if isinstance(answer, dict) else raise_(answer))
+        peers._watch()
+        lost[turns] = peers.lost
+    assert lost == {4: None, 6: "machine 1 of 0 to 1 has given no sign of life for 25 s"}
+
+
+def raise_(error: Exception) -> Any:
+    raise error
 
 
 def test_a_machine_that_has_saved_first_is_not_lost() -> None:
