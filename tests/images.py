@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ppsd.data.decode import decode_shrunk
+from ppsd.types import BadRecord
+
 
 def noise_image(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
     """An RGB image of seeded low-frequency noise, which survives JPEG."""
@@ -94,3 +97,9 @@ def photographs() -> dict[str, bytes]:
     return {
         path.name: path.read_bytes() for folder in folders for path in sorted(folder.iterdir()) if path.name in names
     }
+
+
+def decode_pixels(data: bytes, **limits: int) -> np.ndarray | BadRecord:
+    """RGB uint8 [H,W,3] as training decodes it, whole."""
+    pixels = decode_shrunk(data, **limits)
+    return pixels if isinstance(pixels, BadRecord) else pixels.array

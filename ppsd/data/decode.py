@@ -45,22 +45,16 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image
     return image if isinstance(image, BadRecord) else _decoded(image)
 
 
-def decode_pixels(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[np.ndarray, BadRecord]:
-    """The pixels of `decode_image` as uint8 [H,W,3], bit for bit, without Pillow's detour for plain JPEGs.
-
-    A JPEG in which libjpeg finds damage is a BadRecord, where Pillow would fill up the pixels that are lost.
-    """
-    pixels = decode_shrunk(data, max_pixels)
-    return pixels if isinstance(pixels, BadRecord) else pixels.array
-
-
 def decode_shrunk(
     data: bytes,
     max_pixels: int = MAX_IMAGE_PIXELS,
     shrink: Callable[[int, int], int] = lambda width, height: 1,
     reuse: bool = False,
 ) -> Union[Pixels, BadRecord]:
-    """The same, of plain JPEGs at 1/1, 1/2, 1/4 or 1/8 of their size: 1 over shrink(width, height).
+    """The pixels of `decode_image`, bit for bit, without Pillow's detour for plain JPEGs.
+
+    A JPEG in which libjpeg finds damage is a BadRecord, where Pillow would fill up the pixels that are lost.
+    Plain JPEGs come at 1/1, 1/2, 1/4 or 1/8 of their size: 1 over shrink(width, height).
 
     reuse: the array is good until the thread's next call, which saves time.
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from ppsd.data import jpeg
-from ppsd.data.decode import decode_image, decode_pixels, decode_shrunk, upright_size
+from ppsd.data.decode import decode_image, decode_shrunk, upright_size
 from ppsd.types import BadRecord
-from tests.images import encode, jpeg_bytes, noise_image, photographs, png_header_bytes
+from tests.images import decode_pixels, encode, jpeg_bytes, noise_image, photographs, png_header_bytes
 
 
 def decoded(data: bytes) -> Image.Image:

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from ppsd.data import resample
-from ppsd.data.decode import decode_pixels
 from ppsd.data.resample import INTERPOLATIONS, Box, channels_first, check_interpolation, samples_a_side
 from ppsd.data.transforms import crop_box, resized_size
-from tests.images import noise_image, photographs
+from tests.images import decode_pixels, noise_image, photographs
 
 SIDE = 128
 

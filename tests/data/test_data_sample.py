@@ -9,11 +9,10 @@ import pytest
 
 from ppsd.data import resample
 from ppsd.data.config import StreamConfig
-from ppsd.data.decode import decode_pixels
 from ppsd.data.sample import SampleMaker
 from ppsd.data.transforms import training_crop
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
-from tests.images import encode, jpeg_bytes, noise_image
+from tests.images import decode_pixels, encode, jpeg_bytes, noise_image
 
 
 def tokenize(caption: str) -> np.ndarray:
