@@ -115,11 +115,11 @@ class SafetensorsFile:
             self.metadata: dict[str, str] = entries.pop("__metadata__", {})
             self.specs = {name: Spec(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
             self._starts = {name: data_start + entry["data_offsets"][0] for name, entry in entries.items()}
-            ends = [self._starts[name] + spec.nbytes for name, spec in self.specs.items()]
+            end = max((self._starts[name] + spec.nbytes for name, spec in self.specs.items()), default=data_start)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.path}: not a whole safetensors file: {error!r}") from error
-        if max(ends, default=data_start) != size:
-            raise ValueError(f"{self.path}: not a whole safetensors file: {size} bytes instead of {max(ends)}")
+        if end != size:
+            raise ValueError(f"{self.path}: not a whole safetensors file: {size} bytes instead of {end}")
 
     def _entries(self) -> tuple[dict[str, Any], int, int]:
         """The header, where the data starts, and the size of the file, in bytes."""

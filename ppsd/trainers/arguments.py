@@ -152,6 +152,12 @@ class SDTrainingArguments(TrainingArguments):
         self.restart_data = self.ignore_data_skip
         self.ignore_data_skip = True  # the base must not drain batches: ppsd's stream goes on at its own position
 
+    def to_dict(self) -> dict[str, Any]:
+        """For logs and files, which get no secrets."""
+        return {name: value for name, value in super().to_dict().items() if name not in SECRETS}
+
+
+SECRETS = ("wandb_api_key",)
 
 RECIPE_VARIABLES = {
     "FLAG_USE_EMA": "use_ema",
@@ -220,7 +226,18 @@ def _check_precision_and_sharding(training: SDTrainingArguments) -> None:
         raise ValueError("--bf16 and --fp16 need a GPU: paddle's CPU kernels compute in float32. Leave them out here")
     if training.amp_master_grad and training.fp16:
         raise ValueError("--amp_master_grad with --fp16 clips gradients before they are unscaled; use --bf16 with it")
+    if (training.bf16 or training.fp16) and training.fp16_opt_level == "O2" and training.sharding:
+        raise ValueError(
+            "--fp16_opt_level O2 with --sharding: no process has all weights in float32, and averages and saved weights"
+            " would be rounded; use O1, or leave --sharding out"
+        )
     _check_sharding(training.asked_sharding, bool(training.sharding), on_cpu)
+    for word in ("split_param", "enable_stage1_tensor_fusion"):
+        if word in str(training.sharding_parallel_config).split():
+            raise ValueError(
+                f"--sharding_parallel_config {word}: the optimizer's state is then no longer by weights, as checkpoints"
+                " have it; leave the word out"
+            )
 
 
 def _check_sharding(asked: list[str], used: bool, on_cpu: bool) -> None:

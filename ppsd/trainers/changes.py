@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ppsd.trainers.arguments import MEANINGLESS, DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.arguments import MEANINGLESS, SECRETS, DataArguments, ModelArguments, SDTrainingArguments
 
 # Flags with which the weights come out the same, but for the rounding of float sums. All others are named when they
 # differ. Not here: what the layout is made of (see `settings`).
@@ -24,7 +24,6 @@ HARMLESS = frozenset(
     """.split()  # noqa: SIM905  a list of words
 )
 _LAYOUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
-_SECRET = ("wandb_api_key",)
 BATCH = "global batch (--per_device_train_batch_size x --gradient_accumulation_steps x devices)"
 
 
@@ -34,7 +33,7 @@ def settings(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         field.name: _plain(getattr(arguments, field.name))
         for arguments in (model, data, args)
         for field in fields(arguments)
-        if field.name not in MEANINGLESS and field.name not in _SECRET
+        if field.name not in MEANINGLESS and field.name not in SECRETS
     }
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
     return {**values, BATCH: batch}

@@ -6,7 +6,6 @@ written aside, in `.saving/`, and renamed. A folder to delete loses its name fir
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -32,7 +31,7 @@ _DISCARDED = re.compile(r"^\.[\w-]+\.[0-9a-f]{8}\.old$")
 def named_checkpoints(output_dir: Path) -> list[Path]:
     """Every folder with the name of a checkpoint, by step."""
     found = [path for path in output_dir.glob("checkpoint-*") if _NAME.match(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return sorted(found, key=global_step)
 
 
 def find_checkpoints(output_dir: Path) -> list[Path]:
@@ -41,15 +40,8 @@ def find_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def global_step(checkpoint: Path) -> int:
-    """The optimizer step a checkpoint was taken at, as its trainer_state.json says."""
-    match = _NAME.match(checkpoint.name)
-    if match:
-        return int(match.group(1))
-    file = checkpoint / "trainer_state.json"
-    try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--resume_from_checkpoint: {checkpoint} is not a checkpoint: cannot read {file}") from error
+    """The optimizer step in the name of a checkpoint of `output_dir`; one that was moved may have any name."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def prepare_output_dir(output_dir: str, models: Iterable[Optional[str]], clean: bool) -> None:

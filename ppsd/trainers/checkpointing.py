@@ -47,6 +47,7 @@ class CheckpointingTrainer(Trainer):
     def load_to_export(self, checkpoint: str) -> None:
         """The weights of a finished run, in float32: AMP O2 has made the layers half precision, which rounds."""
         if self.args.should_save:
+            check_architecture(Path(checkpoint), self.bundle, self.step.train_text_encoder)
             for layer in (self.bundle.unet, self.bundle.text_encoder):
                 layer.to(dtype="float32")
             load_trained(Path(checkpoint), self.bundle, self.step.train_text_encoder, self.ema)
@@ -73,7 +74,13 @@ class CheckpointingTrainer(Trainer):
 
     def _masters(self) -> Mapping[str, paddle.Tensor]:
         """Float32 weights by paddle name, where AMP O2 has rounded the layers' own: the optimizer's and the frozen."""
-        return {**self.originals, **getattr(self.optimizer, "_master_weights", {})}
+        trained = {} if self.optimizer is None else wrappers(self.optimizer)[-1]._master_weights
+        return {**self.originals, **trained}
+
+    @property
+    def saved(self) -> Optional[str]:
+        """The newest checkpoint that this process has seen saved."""
+        return str(Path(self.args.output_dir, f"checkpoint-{self._saved_step}")) if self._saved_step >= 0 else None
 
     def _save(self, output_dir: Optional[str] = None, state_dict: Any = None, **kwargs: Any) -> dict[Path, Digest]:
         """The trained weights, and with --only_save_updated_model False the whole pipeline."""
@@ -156,6 +163,7 @@ class CheckpointingTrainer(Trainer):
     def _load_run_state(self, checkpoint: Path) -> None:
         state = from_first(lambda: read_state(checkpoint))
         self.lr_scheduler.set_state_dict(state["schedule"])
+        self.lr_scheduler.last_lr = self.lr_scheduler.get_lr()  # by the flags of this run, should they differ
         if self.do_grad_scaling:
             load_scaler(self.scaler, state["scaler"])
         rank, randoms = self.args.process_index, state["random"]

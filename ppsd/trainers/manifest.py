@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from ppsd.formats.atomic import naming
 from ppsd.formats.safetensors_file import Digest
@@ -17,6 +17,13 @@ from ppsd.formats.safetensors_file import Digest
 COMPLETE = "COMPLETE"
 VERSION = 1
 _CHUNK = 1 << 22
+
+
+class Manifest(NamedTuple):
+    """What COMPLETE says: the optimizer step, and of every other file of the folder, by its path there, the digest."""
+
+    step: int
+    files: dict[str, Digest]
 
 
 def seal(folder: Path, step: int, known: Mapping[Path, Digest]) -> None:
@@ -41,14 +48,9 @@ def seal(folder: Path, step: int, known: Mapping[Path, Digest]) -> None:
 def fault(folder: Path) -> Optional[str]:
     """Why `folder` is no whole checkpoint, by what COMPLETE says and the sizes of the files. None: it is one."""
     try:
-        manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        version, files = manifest["version"], manifest["files"]
-    except FileNotFoundError:
-        return f"it has no {COMPLETE} file"
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        return f"its {COMPLETE} file cannot be read: {error!r}"
-    if version != VERSION:
-        return f"its {COMPLETE} file has version {version}; this ppsd reads {VERSION}"
+        files = read_manifest(folder).files
+    except ValueError as error:
+        return str(error)
     for name, (nbytes, _) in files.items():
         try:
             size = (folder / name).stat().st_size
@@ -64,7 +66,7 @@ def checksum_fault(folder: Path) -> Optional[str]:
     found = fault(folder)
     if found is not None:
         return found
-    files = list(file_list(folder).items())
+    files = list(read_manifest(folder).files.items())
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda item: _readable_digest(folder / item[0]), files))
     for (name, wanted), seen in zip(files, read):
@@ -73,10 +75,18 @@ def checksum_fault(folder: Path) -> Optional[str]:
     return None
 
 
-def file_list(folder: Path) -> dict[str, Digest]:
-    """Path within a whole checkpoint -> its digest."""
-    manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    return {name: Digest(*entry) for name, entry in manifest["files"].items()}
+def read_manifest(folder: Path) -> Manifest:
+    """Raises ValueError, which says of the folder ("it ..."), where it has none that this ppsd can read."""
+    try:
+        saved = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        if saved["version"] != VERSION:
+            raise ValueError(f"version {saved['version']}; this ppsd reads {VERSION}")
+        files = {name: Digest(int(nbytes), int(crc32)) for name, (nbytes, crc32) in saved["files"].items()}
+        return Manifest(int(saved["step"]), files)
+    except FileNotFoundError as error:
+        raise ValueError(f"it has no {COMPLETE} file") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"its {COMPLETE} file cannot be read: {error!r}") from error
 
 
 def digest(path: Path) -> Digest:

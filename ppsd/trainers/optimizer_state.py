@@ -58,7 +58,7 @@ def own_state(optimizer: Any, names: Mapping[str, str]) -> dict[str, paddle.Tens
     state = {f"{names[name]}.{MASTER}": master for name, master in masters.items()}
     for kind, values in adamw._accumulators.items():
         for key, value in values.items():
-            if weight_of.get(key) in local:
+            if weight_of[key] in local:
                 state[f"{names[weight_of[key]]}.{kind}"] = value
     return state
 

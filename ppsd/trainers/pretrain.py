@@ -29,11 +29,12 @@ from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
 from ppsd.trainers.cached_data import cached_fingerprint, check_cached
 from ppsd.trainers.changes import changes, settings
-from ppsd.trainers.checkpoint import find_checkpoints, forget_run, global_step, prepare_output_dir
+from ppsd.trainers.checkpoint import forget_run, prepare_output_dir
 from ppsd.trainers.exit_codes import ERROR, STOPPED
 from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.processes import from_first
-from ppsd.trainers.resuming import check_parts, choose_checkpoint
+from ppsd.trainers.manifest import read_manifest
+from ppsd.trainers.processes import everyones, from_first
+from ppsd.trainers.resuming import check_parts, check_same_disk, choose_checkpoint, newest_step
 from ppsd.trainers.run_state import read_state
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -63,7 +64,7 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
     cached = cached_fingerprint(open_sources(stream_config(model, data, args)), data.data_format)
     set_device(args.device)
     prepare_output_dir(args.output_dir, model.paths(), clean=args.should_save)
-    checkpoint = from_first(lambda: find_start(model, args))
+    checkpoint, step = find_start(model, args)
     set_steps(data, args)
     if checkpoint and args.process_index == 0:
         warn_of_changes(Path(checkpoint), model, data, args)
@@ -73,7 +74,7 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
     if not args.do_train:
         logger.info("--do_train False: flags, data and models are fine; nothing was trained")
         return trainer
-    if checkpoint and global_step(Path(checkpoint)) >= args.max_steps:
+    if checkpoint and step >= args.max_steps:
         logger.info("%s has all of --max_steps %d: nothing left to train", checkpoint, args.max_steps)
         trainer.load_to_export(checkpoint)
     else:
@@ -83,20 +84,37 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
             logger.info("continuing from %s (--overwrite_output_dir starts over)", checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.watch.stopped:
-        kept = find_checkpoints(Path(args.output_dir))
-        newest = f"the same command continues {kept[-1]}" if kept else "there is no checkpoint yet"
+        kept = trainer.saved or checkpoint
+        newest = f"the same command continues {kept}" if kept else "there is no checkpoint yet"
         logger.info("stopped by %s after step %d; %s", trainer.watch.reason, trainer.state.global_step, newest)
         return trainer
     trainer.export()
     return trainer
 
 
-def find_start(model: ModelArguments, args: SDTrainingArguments) -> Optional[str]:
-    """The checkpoint that this run continues, or None. Raises ValueError where it cannot be continued."""
-    found = choose_checkpoint(args.output_dir, args.resume_from_checkpoint, args.overwrite_output_dir)
-    if found:
+def find_start(model: ModelArguments, args: SDTrainingArguments) -> tuple[Optional[str], int]:
+    """The checkpoint that this run continues, which the first process chooses, and its step; or None and 0.
+
+    Raises ValueError where it cannot be continued. --ignore_data_skip and --ignore_load_lr_and_optim are for the
+    checkpoint that --resume_from_checkpoint names, not for those that the same command has saved since.
+    """
+    asked, overwrite = args.resume_from_checkpoint, args.overwrite_output_dir
+
+    def choose() -> tuple[Optional[str], int]:
+        found = choose_checkpoint(args.output_dir, asked, overwrite)
+        if found is None:
+            return None, 0
         check_parts(Path(found), model.train_text_encoder, args.use_ema)
-    return found
+        return found, read_manifest(Path(found)).step
+
+    found, step = from_first(choose)
+    if asked in (None, "latest") and not overwrite:
+        check_same_disk(everyones(newest_step(args.output_dir)), args.output_dir, args.save_on_each_node)
+    elif found not in (None, asked):
+        args.restart_data = args.ignore_load_lr_and_optim = False
+    elif args.ignore_load_lr_and_optim:
+        step = 0
+    return found, step
 
 
 def warn_of_changes(checkpoint: Path, model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> None:

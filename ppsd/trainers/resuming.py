@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
-from ppsd.trainers.checkpoint import find_checkpoints, named_checkpoints
-from ppsd.trainers.manifest import checksum_fault, fault, file_list
+from ppsd.trainers.checkpoint import find_checkpoints, global_step, named_checkpoints
+from ppsd.trainers.manifest import checksum_fault, fault, read_manifest
+from ppsd.trainers.run_state import read_state
 
 logger = logging.getLogger(__name__)
 
 
 def choose_checkpoint(output_dir: str, asked: Optional[str], overwrite: bool) -> Optional[str]:
-    """The checkpoint to continue from: the one asked for, else the newest whole one of `output_dir`, else None.
+    """The checkpoint to continue from, or None: the newest whole one of `output_dir`, or the one asked for.
 
-    All of it is read once, to compare checksums; a damaged one is passed over with a warning, unless it was asked for
-    by its path. Raises ValueError where what is asked for is not there, or where every checkpoint is damaged.
+    A run that was begun from a path goes on with what it has saved since, as the same command does everywhere else.
+    All of the one chosen is read once, to compare checksums. Raises ValueError where what is asked for is not there,
+    or where there are checkpoints and none can be continued.
     """
+    folder = Path(output_dir)
     if asked is not None and asked not in ("latest", "none"):
-        found = checksum_fault(Path(asked)) if Path(asked).is_dir() else "there is no such folder"
-        if found is not None:
-            raise ValueError(f"--resume_from_checkpoint: {asked} is not a whole checkpoint: {found}")
-        return asked
+        begun = None if overwrite else newest_undamaged(folder, lambda checkpoint: is_begun_from(asked, checkpoint))[0]
+        return begun or asked_for(asked, folder, overwrite)
     if overwrite:
         return None
-    folder = Path(output_dir)
     if asked == "none":
         whole = find_checkpoints(folder)
         if whole:
@@ -34,36 +35,82 @@ def choose_checkpoint(output_dir: str, asked: Optional[str], overwrite: bool) ->
                 "use another --output_dir, or --overwrite_output_dir to delete it"
             )
         return None
-    newest = newest_undamaged(folder)
+    newest, faults = newest_undamaged(folder)
+    if newest is None and faults:
+        raise ValueError(
+            f"--output_dir: {output_dir} has no checkpoint that can be continued ({'; '.join(faults)}); move these"
+            " folders away, or add --overwrite_output_dir, which deletes them, to start over"
+        )
     if asked == "latest" and newest is None:
         raise ValueError(f"--resume_from_checkpoint latest: {output_dir} has no whole checkpoint")
     return newest
 
 
-def newest_undamaged(output_dir: Path) -> Optional[str]:
-    """Warns of those passed over. Raises ValueError where there were whole checkpoints and all are damaged now."""
-    damaged = []
+def newest_undamaged(
+    output_dir: Path, wanted: Callable[[Path], bool] = lambda checkpoint: True
+) -> tuple[Optional[str], list[str]]:
+    """Of those that are wanted, and what is wrong with those passed over, newest first. Warns of them.
+
+    wanted: asked only of what is whole by the sizes of its files; may raise ValueError.
+    """
+    faults: list[str] = []
     for checkpoint in reversed(named_checkpoints(output_dir)):
         found = fault(checkpoint)
-        if found is not None:
-            logger.warning("%s is passed over: %s", checkpoint, found)
-            continue
-        found = checksum_fault(checkpoint)
+        try:
+            if found is None and not wanted(checkpoint):
+                continue
+        except ValueError as error:
+            found = str(error)
+        found = found or checksum_fault(checkpoint)
         if found is None:
-            return str(checkpoint)
+            return str(checkpoint), faults
         logger.warning("%s is passed over: %s", checkpoint, found)
-        damaged.append(checkpoint.name)
-    if damaged:
-        raise ValueError(
-            f"--output_dir: {output_dir} has no undamaged checkpoint ({', '.join(damaged)} cannot be used);"
-            " --overwrite_output_dir deletes them and starts over"
+        faults.append(f"{checkpoint.name}: {found}")
+    return None, faults
+
+
+def is_begun_from(path: str, checkpoint: Path) -> bool:
+    """Whether the run that saved `checkpoint` was told to continue `path`."""
+    return bool(read_state(checkpoint)["flags"].get("resume_from_checkpoint") == path)
+
+
+def asked_for(path: str, output_dir: Path, overwrite: bool) -> str:
+    """`path`, which must be whole. Warns of checkpoints in `output_dir` that would be continued later in its place."""
+    found = checksum_fault(Path(path)) if Path(path).is_dir() else "there is no such folder"
+    if found is not None:
+        raise ValueError(f"--resume_from_checkpoint: {path} is not a whole checkpoint: {found}")
+    step = read_manifest(Path(path)).step
+    newer = [] if overwrite else [other.name for other in find_checkpoints(output_dir) if global_step(other) > step]
+    if newer:
+        logger.warning(
+            "%s keeps %s of another run: without --resume_from_checkpoint the newest is continued",
+            output_dir,
+            ", ".join(newer),
         )
-    return None
+    return path
+
+
+def check_same_disk(newest: Sequence[int], output_dir: str, saved_by_each: bool) -> None:
+    """Raise ValueError where the first process does not see what another one has saved. newest: steps, by rank.
+
+    saved_by_each: every machine has saved for itself; then the first one may only not be without any.
+    """
+    step = max(newest)
+    if step > newest[0] and not (saved_by_each and newest[0] >= 0):
+        raise ValueError(
+            f"--output_dir: {output_dir} holds checkpoint-{step} on the machine of rank {newest.index(step)}, but not"
+            " on that of rank 0, which reads for all: copy it there, or have that machine be the first"
+        )
+
+
+def newest_step(output_dir: str) -> int:
+    """Of the whole checkpoints that this machine sees; -1 if there is none."""
+    return max(map(global_step, find_checkpoints(Path(output_dir))), default=-1)
 
 
 def check_parts(checkpoint: Path, train_text_encoder: bool, use_ema: bool) -> None:
     """Raise ValueError naming the flag where a checkpoint lacks what this run trains, or holds what it would lose."""
-    names = file_list(checkpoint)
+    names = read_manifest(checkpoint).files
     if use_ema and not any(".ema." in name for name in names):
         raise ValueError(f"--use_ema: {checkpoint} was saved without EMA; leave --use_ema out or start over")
     holds_text = any(name.startswith("text_encoder/") for name in names)

@@ -26,9 +26,7 @@ from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.meter import Meter
 from ppsd.trainers.optimizer import trained_parameters, undecayed
 from ppsd.trainers.processes import from_first
-from ppsd.trainers.run_state import (
-    load_positions,
-)
+from ppsd.trainers.run_state import load_positions
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.watching import Watch, make_watch
 
@@ -60,7 +58,6 @@ class StableDiffusionTrainer(CheckpointingTrainer):
         self.noise = {"noise_offset": noise_offset, "input_perturbation": input_perturbation}
         self.ema = EMA(bundle.unet, args.ema_decay) if args.use_ema else None
         self.meter, self.heart = Meter(), Heart()
-        self._saved_step = -1
         halved = (args.bf16 or args.fp16) and args.fp16_opt_level == "O2"
         self.originals = frozen_weights(bundle) if halved else {}
         super().__init__(model=step, args=args)
@@ -183,7 +180,8 @@ class StableDiffusionTrainer(CheckpointingTrainer):
 
 
 class _Watched:
-    """The loader with its waits timed and watched. Has a length only if the loader has."""
+    """The loader with its waits timed and watched. It has no length, by which the base would count epochs anew where
+    a run goes on with another batch size, and end it early."""
 
     def __init__(self, loader: Any, meter: Meter, watch: Watch) -> None:
         self.loader, self.meter, self.watch = loader, meter, watch

@@ -14,7 +14,8 @@ from ppsd.trainers import pretrain
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
 from ppsd.trainers.changes import BATCH, HARMLESS, changes, settings
 from tests.tiny import UNET_CONFIG
-from tests.trainers.conftest import Run, losses, parse
+from tests.trainers.conftest import Run, assert_same_weights, losses, parse, weights
+from tests.trainers.recording import Recorded, record
 
 
 def told(run: Run, output: Path, **flags: Any) -> dict[str, Any]:
@@ -63,7 +64,13 @@ def test_data_that_starts_over_is_compared_by_name(tiny_run: Run, tmp_path: Path
 
 
 def test_no_secret_is_saved(tiny_run: Run, tmp_path: Path) -> None:
+    """Nor logged."""
     assert "0123abcd" not in json.dumps(told(tiny_run, tmp_path, wandb_api_key="0123abcd"))
+    tiny_run.train(tmp_path, max_steps=1, wandb_api_key="0123abcd", report_to="visualdl")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"training_args.json", "state.json"} <= {path.name for path in files}
+    assert any("vdlrecords" in path.name for path in files)
+    assert [path for path in files if b"0123abcd" in path.read_bytes()] == []
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -101,6 +108,10 @@ def test_another_network_is_refused(tiny_run: Run, tmp_path: Path) -> None:
         ValueError, match=r"--unet_name_or_path: .* another network: its attention_head_dim is 2, this one's 4"
     ):
         tiny_run.train(tmp_path, max_steps=2, unet_name_or_path=other)
+    shutil.rmtree(tmp_path / "unet")
+    with pytest.raises(ValueError, match="another network"):
+        tiny_run.train(tmp_path, max_steps=1, unet_name_or_path=other)
+    assert not (tmp_path / "unet").exists()
 
 
 def test_a_text_encoder_is_neither_missed_nor_forgotten(tiny_run: Run, tmp_path: Path) -> None:
@@ -126,3 +137,28 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     assert f"{file.parent} is passed over: optimizer.safetensors is damaged" in caplog.text
     assert f"continuing from {tmp_path / 'checkpoint-2'}" in caplog.text
     assert losses(again) == losses(whole)
+
+
+def test_a_changed_learning_rate_counts_from_the_first_step_on(tiny_run: Run, tmp_path: Path) -> None:
+    constant = {"lr_scheduler_type": "constant"}
+    tiny_run.train(tmp_path, max_steps=3, **constant)
+    record(tiny_run.flags(tmp_path, max_steps=5, learning_rate=5e-4, **constant))
+    assert {number: step.rates for number, step in Recorded(tmp_path).steps.items()} == {4: [5e-4], 5: [5e-4]}
+
+
+def test_what_is_left_behind_at_the_beginning_is_not_left_behind_again(
+    tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same command, begun from a path without its optimizer and data position, and killed."""
+    tiny_run.train(tmp_path / "first", save_steps=2)
+    start = tmp_path / "first" / "checkpoint-6"
+    flags = {"resume_from_checkpoint": start, "ignore_load_lr_and_optim": True, "ignore_data_skip": True}
+    whole = tiny_run.train(tmp_path / "whole", **flags)
+    assert len(losses(whole)) == 6
+    tiny_run.train(tmp_path / "cut", **flags)
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-6")
+    with caplog.at_level("INFO", logger="ppsd"):
+        again = tiny_run.train(tmp_path / "cut", **flags)
+    assert f"continuing from {tmp_path / 'cut' / 'checkpoint-3'}" in caplog.text
+    assert losses(again) == losses(whole)
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

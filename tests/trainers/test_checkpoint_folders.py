@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -24,16 +25,19 @@ from ppsd.trainers.checkpoint import (
     staged,
     take_place,
 )
-from ppsd.trainers.manifest import COMPLETE, checksum_fault, digest, fault, file_list
-from ppsd.trainers.resuming import choose_checkpoint
+from ppsd.trainers.manifest import COMPLETE, checksum_fault, digest, fault, read_manifest
+from ppsd.trainers.resuming import check_same_disk, choose_checkpoint, newest_step
+from ppsd.trainers.run_state import STATE
 
 
-def make(run: Path, step: int, text: str = "weights") -> Path:
-    """A whole checkpoint of two files."""
+def make(run: Path, step: int, text: str = "weights", told: str | None = None) -> Path:
+    """A whole checkpoint of two files, or of three: told --resume_from_checkpoint."""
     with staged(run, f"checkpoint-{step}") as folder:
         (folder / "unet").mkdir()
         (folder / "unet" / "model").write_text(text)
         (folder / "state").write_text("state")
+        if told is not None:
+            (folder / STATE).write_text(json.dumps({"version": 1, "flags": {"resume_from_checkpoint": told}}))
         publish(folder, run / f"checkpoint-{step}", step, {})
     return run / f"checkpoint-{step}"
 
@@ -44,11 +48,11 @@ def names(found: list[Path]) -> list[str]:
 
 def test_complete_lists_every_file(tmp_path: Path) -> None:
     made = make(tmp_path, 5)
-    assert set(file_list(made)) == {"unet/model", "state"}
+    assert (read_manifest(made).step, set(read_manifest(made).files)) == (5, {"unet/model", "state"})
     (tmp_path / "known").write_text("123456789")
     assert digest(tmp_path / "known") == (9, 0xCBF43926)  # the check value of CRC-32
     (tmp_path / "known").unlink()
-    assert file_list(made)["unet/model"] == digest(made / "unet" / "model")
+    assert read_manifest(made).files["unet/model"] == digest(made / "unet" / "model")
     assert (fault(made), checksum_fault(made)) == (None, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
 
@@ -75,8 +79,9 @@ def test_what_is_missing_cut_or_damaged_is_named(tmp_path: Path) -> None:
     complete = make(tmp_path, 2) / COMPLETE
     complete.write_text(complete.read_text().replace('"version": 1', '"version": 9'))
     assert "version 9" in str(fault(complete.parent))
-    complete.write_text("{")
-    assert "cannot be read" in str(fault(complete.parent))
+    for text in ("{", "[]", '{"version": 1, "step": 2, "files": []}', '{"version": 1, "files": {"state": [5]}}'):
+        complete.write_text(text)
+        assert "cannot be read" in str(fault(complete.parent))
     complete.unlink()
     assert fault(complete.parent) == "it has no COMPLETE file"
 
@@ -189,8 +194,15 @@ def test_the_newest_undamaged_one_is_chosen(tmp_path: Path, caplog: pytest.LogCa
 def test_a_run_does_not_start_over_because_all_is_damaged(tmp_path: Path) -> None:
     assert choose_checkpoint(str(tmp_path), None, False) is None
     (make(tmp_path, 3) / "state").write_text("STATE")
-    with pytest.raises(ValueError, match=r"no undamaged checkpoint \(checkpoint-3"):
+    with pytest.raises(ValueError, match=r"has no checkpoint that can be continued \(checkpoint-3: state is damaged"):
         choose_checkpoint(str(tmp_path), None, False)
+    (tmp_path / "checkpoint-3" / COMPLETE).unlink()
+    (tmp_path / "checkpoint-4").mkdir()
+    for asked in (None, "latest"):
+        with pytest.raises(
+            ValueError, match=r"\(checkpoint-4: it has no COMPLETE file; checkpoint-3: it has no COMPLETE file\)"
+        ):
+            choose_checkpoint(str(tmp_path), asked, False)
     forget_run(str(tmp_path), None)
     assert choose_checkpoint(str(tmp_path), None, False) is None
 
@@ -207,3 +219,35 @@ def test_what_was_asked_for_must_be_there_and_whole(tmp_path: Path) -> None:
         choose_checkpoint(str(tmp_path), str(whole), False)
     with pytest.raises(ValueError, match="there is no such folder"):
         choose_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-4"), False)
+
+
+def test_the_command_that_was_begun_from_a_path_goes_on_with_what_it_has_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(make(tmp_path / "other", 50))
+    run = tmp_path / "run"
+    make(run, 80, told="")
+    with caplog.at_level("WARNING", logger="ppsd"):
+        assert choose_checkpoint(str(run), path, False) == path
+    assert "keeps checkpoint-80 of another run" in caplog.text
+    for step in (60, 70):
+        make(run, step, told=path)
+    shutil.rmtree(path)  # as --save_total_limit deletes it, if it is in the same folder
+    assert choose_checkpoint(str(run), path, False) == str(run / "checkpoint-70")
+    (run / "checkpoint-70" / "state").write_text("STATE")
+    assert choose_checkpoint(str(run), path, False) == str(run / "checkpoint-60")
+    with pytest.raises(ValueError, match="there is no such folder"):
+        choose_checkpoint(str(run), path, True)
+
+
+def test_the_first_process_must_see_the_newest(tmp_path: Path) -> None:
+    assert newest_step(str(tmp_path)) == -1
+    make(tmp_path, 3)
+    (tmp_path / "checkpoint-9").mkdir()  # what paddlenlp leaves on machines that do not see the checkpoint
+    assert newest_step(str(tmp_path)) == 3
+    check_same_disk([3, -1, 3], "out", saved_by_each=False)
+    check_same_disk([3, 4], "out", saved_by_each=True)  # killed when only one had saved
+    with pytest.raises(ValueError, match="--output_dir: out holds checkpoint-500 on the machine of rank 2, but not"):
+        check_same_disk([3, -1, 500, 500], "out", saved_by_each=False)
+    with pytest.raises(ValueError, match="holds checkpoint-4 on the machine of rank 1"):
+        check_same_disk([-1, 4], "out", saved_by_each=True)

@@ -133,6 +133,7 @@ def test_a_missing_yaml_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         (["--sharding", "stage2"], "--sharding stage2 needs GPUs"),
         (["--sharding", "stage3 offload"], "--sharding stage3 keeps no whole weights"),
         (["--sharding", "stag1"], "--sharding stag1: known are stage1 and stage2"),
+        (["--sharding_parallel_config", "split_param"], "split_param: the optimizer's state is then no longer by weig"),
         (["--max_steps", "0"], "no known length"),
         (["--max_steps", "0", "--num_records", "20", "--num_train_epochs", "0"], "--num_train_epochs is 0.0"),
     ],
@@ -145,3 +146,12 @@ def test_values_that_cannot_work_are_named(flags: list[str], message: str) -> No
 def test_sharding_among_one_process_is_said(caplog: pytest.LogCaptureFixture) -> None:
     check_arguments(*parse([*NEEDED, "--sharding", "stage1"]))
     assert "--sharding stage1: nobody to share with" in caplog.text
+
+
+def test_weights_of_half_precision_are_not_sharded() -> None:
+    arguments = parse(NEEDED)
+    vars(arguments[2]).update(device="gpu", bf16=True, fp16_opt_level="O2", sharding=["stage1"])
+    with pytest.raises(ValueError, match="--fp16_opt_level O2 with --sharding: no process has all weights in float32"):
+        check_arguments(*arguments)
+    arguments[2].fp16_opt_level = "O1"
+    check_arguments(*arguments)
