@@ -31,8 +31,8 @@ from ppsd.trainers.cached_data import cached_fingerprint, check_cached
 from ppsd.trainers.changes import changes, settings
 from ppsd.trainers.checkpoint import forget_run, prepare_output_dir
 from ppsd.trainers.exit_codes import ERROR, STOPPED
-from ppsd.trainers.parsing import parse_arguments
 from ppsd.trainers.manifest import read_manifest
+from ppsd.trainers.parsing import parse_arguments
 from ppsd.trainers.processes import everyones, from_first
 from ppsd.trainers.resuming import check_parts, check_same_disk, choose_checkpoint, newest_step
 from ppsd.trainers.run_state import read_state
