@@ -162,7 +162,8 @@ def _work(
     make_items: MakeItems, writer: Connection, credits: Connection, slots: Slots, parents: Sequence[Connection]
 ) -> None:
     """The life of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    for sent_to_all in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal reach the whole group;
+        signal.signal(sent_to_all, signal.SIG_IGN)  # the parent ends its workers
     _end_by_sigterm_of(os.getppid())
     for end in parents:
         end.close()

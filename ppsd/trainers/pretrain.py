@@ -254,7 +254,10 @@ class _AboveTheBar(logging.Handler):
     """Writes lines to standard error without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except OSError:  # the terminal is gone; the run still has to save
+            self.handleError(record)
 
 
 def one_line_errors(run: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask the run to stop after the step it is in; once more ends the process at once."""
+"""SIGTERM, Ctrl-C and a closed terminal ask the run to stop after the step it is in; once more ends it at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import time
 from types import FrameType
 from typing import Any, Optional
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _END = b"\0"  # no signal's number
-SAME_REQUEST = 2.0  # seconds: paddle's launcher sends each of its processes SIGTERM three times, 0.2 s apart
+# seconds: paddle's launcher sends SIGTERM three times, 0.2 s apart; a shell repeats the SIGHUP of its terminal
+SAME_REQUEST = 2.0
 
 
 class StopSignals:
@@ -37,15 +38,16 @@ class StopSignals:
         for end in self._pipe:
             end.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1].fileno(), warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        for number in SIGNALS:
+        heeded = [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heeded}  # nohup ignores SIGHUP
+        for number in heeded:
             signal.siginterrupt(number, False)  # paddle's store takes an interrupted call for a lost connection
         self._pipe[0].setblocking(True)
         threading.Thread(target=_watch, args=(self._pipe[0],), name="ppsd-signals", daemon=True).start()
 
     def restore(self) -> None:
-        """The handlers that were there before `install`, once the last copy of a SIGTERM has come."""
-        if self.requested == signal.SIGTERM:
+        """The handlers that were there before `install`, once the last copy of a request has come."""
+        if self.requested not in (None, signal.SIGINT):
             time.sleep(max(0.0, self._noted + SAME_REQUEST / 2 - time.monotonic()))
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -74,7 +76,7 @@ def _watch(numbers: socket.socket) -> None:
                     continue
                 if first is None:
                     first = now
-                elif number != signal.SIGTERM or now - first > SAME_REQUEST:
+                elif number == signal.SIGINT or now - first > SAME_REQUEST:
                     for child in multiprocessing.active_children():  # a data worker may wait for a disk for ever
                         child.kill()
                     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""SIGTERM that a launcher or a scheduler sends to all processes of a run leaves the data workers to their parent."""
+"""Signals that a launcher, a scheduler or a terminal sends to all processes of a run leave the data workers alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import itertools
 import signal
 import subprocess
 
+import pytest
+
 from ppsd.data.workers import WorkerPool
 
 
-def test_workers_survive_a_sigterm_that_is_not_from_their_parent() -> None:
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
+def test_workers_survive_a_signal_that_is_not_from_their_parent(name: str) -> None:
     pool = WorkerPool([itertools.count], prefetch=1)
     process = pool._processes[0]
     assert pool.take(0) == 0, "it has started"
-    subprocess.run(["sh", "-c", f"kill -TERM {process.pid}"], check=True)
+    subprocess.run(["sh", "-c", f"kill -{name} {process.pid}"], check=True)
     assert [pool.take(0) for _ in range(50)] == list(range(1, 51))
     pool.close()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -80,6 +83,29 @@ def test_a_run_that_saves_nothing_is_stopped_too(
     assert "stopped by SIGTERM after step 2; there is no checkpoint yet" in capfd.readouterr().err
 
 
+@pytest.fixture
+def no_nohup() -> Iterator[None]:
+    """These tests may run under nohup, whose processes a closed terminal does not stop."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
+    command = ["nohup", sys.executable, "-c", SCRIPT, "0", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=FOLDER)
+    assert (done.returncode, done.stdout) == (-15, "alive None\n"), done.stderr
+
+
+def test_a_log_line_for_a_terminal_that_is_gone_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def write(self, text: str) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    pretrain._AboveTheBar().emit(logging.makeLogRecord({"msg": "stopped"}))
+
+
 FOLDER = {**os.environ, "PYTHONPATH": os.path.dirname(signals.__file__)}  # without paddle, which takes long to import
 SCRIPT = """
 import os, signal, sys, time
@@ -89,7 +115,7 @@ signals.install()
 for gap, number in zip(map(float, sys.argv[1::2]), map(int, sys.argv[2::2])):
     time.sleep(gap)
     os.kill(os.getpid(), number)
-time.sleep(0.5)
+time.sleep(1.5)
 print("alive", signals.requested, flush=True)
 signals.restore()
 os.kill(os.getpid(), signal.SIGTERM)
@@ -102,11 +128,13 @@ time.sleep(10)
     [
         (["0", "15"], -15, "alive 15\n"),  # restored: the next one ends it as usual
         (["0", "15", "0.2", "15", "0.2", "15"], -15, "alive 15\n"),  # as paddle's launcher sends one
-        (["0", "15", "2.2", "15"], 128 + 15, ""),
+        (["0", "1", "0.2", "1"], -15, "alive 1\n"),  # as a terminal that is closed, and its shell
+        (["0", "15", "3.5", "15"], 128 + 15, ""),
         (["0", "2", "0.2", "2"], 128 + 2, ""),
         (["0", "15", "0.2", "2"], 128 + 2, ""),
     ],
 )
+@pytest.mark.usefixtures("no_nohup")
 def test_a_second_signal_ends_the_process_at_once(sent: list[str], code: int, output: str) -> None:
     command = [sys.executable, "-c", SCRIPT, *sent]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=FOLDER)
@@ -120,7 +148,7 @@ import os, signal, threading, time, ctypes
 from signals import StopSignals
 StopSignals().install()
 def send():
-    for pause in (0.3, 0.3):
+    for pause in (0.3, 0.5):
         time.sleep(pause)
         os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=send, daemon=True).start()
