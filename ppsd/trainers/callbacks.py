@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from ppsd.compat import first_alone
+
 import numpy as np
 import paddle
 from paddlenlp.trainer import TrainerCallback
@@ -100,7 +102,8 @@ class LastStepCallback(TrainerCallback):
 class PreviewCallback(TrainerCallback):
     """Every `image_logging_steps` and at the end: the same prompts from the same noise, and what the VAE keeps.
 
-    PNG grids go to `output_dir/previews/`, and to VisualDL where `writer()` gives one. Only the first process draws.
+    PNG grids go to `output_dir/previews/`, and to VisualDL where `writer()` gives one. Only the first process draws;
+    the others wait, for longer than an exchange of gradients would.
     """
 
     def __init__(
@@ -143,14 +146,15 @@ class PreviewCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = args.image_logging_steps
         due = every > 0 and (state.global_step % every == 0 or state.global_step >= state.max_steps)
-        if due and self.first is not None:
+        if due:
             with self.heart.during(Phase.PREVIEWS):
-                self.draw(args, state.global_step)
+                first_alone(lambda: self.draw(args, state.global_step))
 
     @paddle.no_grad()
     def draw(self, args: Any, step: int) -> None:
         """Write `previews/step-N.png` (and `reconstruction.png`)."""
         folder = Path(args.output_dir, "previews")
+        alive = self.bundle.unet.register_forward_post_hook(lambda *_: self.heart.beat(Phase.PREVIEWS))
         with self.precision(), self.ema.applied() if self.ema else nullcontext():
             pictures = generate(
                 self.pipe,
@@ -161,6 +165,7 @@ class PreviewCallback(TrainerCallback):
                 height=args.resolution,
                 width=args.resolution,
             )
+        alive.remove()
         with self.precision():
             kept, columns = self._kept()
         grids = {
