@@ -73,7 +73,7 @@ class UpdateGuard:
                 self._refuse(agreed, [])
 
     def mean_loss(self, steps: int) -> float:
-        """Of the updates made since the last call; NaN if there was none. steps: what the caller divides it by."""
+        """Of the finite steps since the last call; NaN if there was none. steps: what the caller divides it by."""
         total, count = self.loss_sum, self.loss_steps
         self.loss_sum, self.loss_steps = 0.0, 0
         if count == steps:
@@ -83,7 +83,7 @@ class UpdateGuard:
     def _agree(self, square: Optional[paddle.Tensor]) -> Agreed:
         with self._heart.during(Phase.EXCHANGE):
             agreed = self._agreement.reach(self._losses, square, self._stop_requested())
-        self.agreed, self.applied = agreed, agreed.finite
+        self.agreed, self.applied = agreed, agreed.finite and square is not None
         if agreed.finite:
             self._in_a_row = 0
             self.loss_sum, self.loss_steps = self.loss_sum + agreed.loss, self.loss_steps + 1

@@ -13,8 +13,11 @@ from paddlenlp.trainer import TrainerCallback
 
 from ppsd.formats.filelist import read_file_list
 from ppsd.trainers import pretrain
+from ppsd.trainers.agreement import Agreement
 from ppsd.trainers.gradients import clip_, square_norm
-from ppsd.trainers.nan_guard import MOST_SKIPS
+from ppsd.trainers.heart import Heart
+from ppsd.trainers.nan_guard import MOST_SKIPS, UpdateGuard
+from ppsd.trainers.records import KEPT, StepRecords
 from ppsd.trainers.spikes import ENOUGH, Spikes
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.trainers.conftest import Run, assert_same_weights, losses, weights
@@ -123,6 +126,29 @@ def test_skipping_again_and_again_ends_the_run(tiny_run: Run, tmp_path: Path, mo
     poison(monkeypatch, set(range(3, 100)), float("nan"))
     with pytest.raises(ValueError, match=rf"step {2 + MOST_SKIPS}: .*{MOST_SKIPS} updates in a row were left out"):
         tiny_run.train(tmp_path, on_nan="skip", max_steps=50, save_steps=2)
+
+
+def test_an_update_that_the_loss_scaler_leaves_out_is_none(tmp_path: Path) -> None:
+    """Under --fp16 the optimizer is then not asked; averages must not move either."""
+    guard = UpdateGuard(
+        Agreement(),
+        Heart(),
+        StepRecords(0, lambda rows: [], lambda ids: []),
+        on_nan="stop",
+        max_grad_norm=1.0,
+        output_dir=tmp_path,
+        gather=lambda value: [value],
+        stop_requested=lambda: False,
+        names={},
+    )
+    parameter = paddle.ones([3])
+    for scaled, applied in ((True, False), (False, True)):
+        guard.add(dict.fromkeys(KEPT), paddle.to_tensor(0.5))
+        if not scaled:
+            guard.judge([(parameter, paddle.ones([3]))])
+        guard.settle()
+        assert guard.applied is applied
+    assert guard.mean_loss(2) == pytest.approx(1.0)
 
 
 def test_the_guard_clips_as_paddle_does() -> None:
