@@ -33,18 +33,20 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return codes
 
 
-def watched(heart: Heart, seconds: float, data: float = 0.0, step: float = 0.0, board: Any = None) -> None:
-    """Let a watchdog look at `heart` for so long."""
-    dog = Watchdog(heart, board or StatusBoard(0, 1, heart), data, step, lambda: "lane 5 of part-7")
-    dog.start()
-    time.sleep(seconds)
-    dog.close()
+def pass_time(ended: list[int], ends: bool) -> None:
+    """Until the process would have been ended; or long enough for that, where it is not to happen."""
+    deadline = time.monotonic() + (60 if ends else 1)
+    while time.monotonic() < deadline and not (ends and ended):
+        time.sleep(0.05)
 
 
 def test_data_that_does_not_come_ends_the_process(ended: list[int], caplog: pytest.LogCaptureFixture) -> None:
     heart = Heart()
     heart.step = 3
-    watched(heart, 1.0, data=0.3)
+    dog = Watchdog(heart, StatusBoard(0, 1, heart), 0.3, 0.0, lambda: "lane 5 of part-7")
+    dog.start()
+    pass_time(ended, ends=True)
+    dog.close()
     assert ended == [HANG]
     said = "\n".join(record.getMessage() for record in caplog.records)
     assert "error: rank 0, step 3: 0 s without progress, waiting for data; lane 5 of part-7; --data_timeout" in said
@@ -53,10 +55,12 @@ def test_data_that_does_not_come_ends_the_process(ended: list[int], caplog: pyte
 
 def test_progress_keeps_it_quiet(ended: list[int]) -> None:
     heart = Heart()
-    beating = threading.Thread(target=lambda: [(time.sleep(0.05), heart.beat(Phase.DATA)) for _ in range(30)])
-    beating.start()
-    watched(heart, 1.4, data=1.0)
-    beating.join()
+    dog = Watchdog(heart, StatusBoard(0, 1, heart), 1.0, 0.0, lambda: "")
+    dog.start()
+    for _ in range(30):
+        time.sleep(0.05)
+        heart.beat(Phase.DATA)
+    dog.close()
     assert ended == []
 
 
@@ -77,7 +81,7 @@ def test_what_may_take_long_has_more_time(ended: list[int], phase: Phase, steps:
     dog.start()
     heart.step = steps
     heart.beat(phase)
-    time.sleep(1.0)
+    pass_time(ended, ends=bool(codes))
     dog.close()
     assert ended == codes
 
@@ -111,7 +115,7 @@ def test_who_is_behind_is_named(ended: list[int], caplog: pytest.LogCaptureFixtu
     dog.start()
     heart.step = 7
     heart.beat(Phase.EXCHANGE)
-    time.sleep(1.2)
+    pass_time(ended, ends=True)
     dog.close()
     said = caplog.records[0].getMessage()
     assert (
@@ -129,7 +133,7 @@ def test_a_process_that_draws_previews_is_waited_for(ended: list[int]) -> None:
     dog.start()
     heart.step = 7
     heart.beat(Phase.EXCHANGE)
-    time.sleep(1.0)
+    pass_time(ended, ends=False)
     dog.close()
     assert board.count > 0
     assert ended == []
