@@ -25,6 +25,7 @@ from ppsd.trainers.run_state import load_scaler, random_state, read_state, save_
 from ppsd.trainers.save_errors import explain, require_room
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trained import check_architecture, load_trained, save_trained, trained_bytes
+from ppsd.trainers.watching import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 class CheckpointingTrainer(Trainer):
     """Replaces all of the base's reading and writing, which pickles and holds everything twice.
 
-    flags: what checkpoints say the run was told; originals: float32 weights by paddle name that AMP O2 has rounded.
+    flags: what checkpoints say the run was told; originals: float32 weights by paddle name that AMP O2 has rounded;
+    begun_at: the step that this process goes on after.
     """
 
     args: SDTrainingArguments
@@ -40,6 +42,8 @@ class CheckpointingTrainer(Trainer):
     step: DiffusionStep
     ema: Optional[EMA]
     loader: Any
+    watch: Watch
+    begun_at: int = 0
     flags: Mapping[str, Any]
     originals: Mapping[str, paddle.Tensor]
     _saved_step: int = -1
@@ -137,6 +141,7 @@ class CheckpointingTrainer(Trainer):
                 scaler=self.scaler if self.do_grad_scaling else None,
                 randoms=[state for _, state in others],
                 flags=self.flags,
+                unlogged=(self.watch.guard.loss_sum, self.watch.guard.loss_steps),
             )
             self.state.save_to_json(str(folder / "trainer_state.json"))
             publish(folder, run / name, step, written)
@@ -162,6 +167,8 @@ class CheckpointingTrainer(Trainer):
 
     def _load_run_state(self, checkpoint: Path) -> None:
         state = from_first(lambda: read_state(checkpoint))
+        self.begun_at = state["step"]
+        self.watch.guard.loss_sum, self.watch.guard.loss_steps = state["unlogged"]
         self.lr_scheduler.set_state_dict(state["schedule"])
         self.lr_scheduler.last_lr = self.lr_scheduler.get_lr()  # by the flags of this run, should they differ
         if self.do_grad_scaling:

@@ -34,7 +34,7 @@ from ppsd.trainers.exit_codes import ERROR, STOPPED
 from ppsd.trainers.manifest import read_manifest
 from ppsd.trainers.parsing import parse_arguments
 from ppsd.trainers.processes import everyones, from_first
-from ppsd.trainers.resuming import check_parts, check_same_disk, choose_checkpoint, newest_step
+from ppsd.trainers.resuming import check_parts, check_same_disk, choose_checkpoint, continuing_command, newest_step
 from ppsd.trainers.run_state import read_state
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -85,7 +85,8 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.watch.stopped:
         kept = trainer.saved or checkpoint
-        newest = f"the same command continues {kept}" if kept else "there is no checkpoint yet"
+        command = continuing_command(args.resume_from_checkpoint, args.overwrite_output_dir)
+        newest = f"{command} continues {kept}" if kept else "there is no checkpoint yet"
         logger.info("stopped by %s after step %d; %s", trainer.watch.reason, trainer.state.global_step, newest)
         return trainer
     trainer.export()

@@ -90,6 +90,13 @@ def asked_for(path: str, output_dir: Path, overwrite: bool) -> str:
     return path
 
 
+def continuing_command(asked: Optional[str], overwrite: bool) -> str:
+    """What goes on with a run that was stopped."""
+    if overwrite:
+        return "the same command without --overwrite_output_dir"
+    return "the same command" + (" without --resume_from_checkpoint none" if asked == "none" else "")
+
+
 def check_same_disk(newest: Sequence[int], output_dir: str, saved_by_each: bool) -> None:
     """Raise ValueError where the first process does not see what another one has saved. newest: steps, by rank.
 

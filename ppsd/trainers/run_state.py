@@ -35,8 +35,12 @@ def write_state(
     scaler: Any,
     randoms: Sequence[Mapping[str, Any]],
     flags: Mapping[str, Any],
+    unlogged: tuple[float, int],
 ) -> None:
-    """`schedule`: the learning rate's; `scaler`: AMP's, or None; `randoms`: `random_state` of every process."""
+    """`schedule`: the learning rate's; `scaler`: AMP's, or None; `randoms`: `random_state` of every process.
+
+    `unlogged`: the sum of the losses since the last log, and how many.
+    """
     state = {
         "version": VERSION,
         "step": step,
@@ -45,6 +49,7 @@ def write_state(
         "schedule": {name: float(v) if isinstance(v, float) else int(v) for name, v in schedule.state_dict().items()},
         "scaler": scaler_numbers(scaler) if scaler is not None else None,
         "random": list(randoms),
+        "unlogged": list(unlogged),
     }
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 

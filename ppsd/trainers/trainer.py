@@ -98,8 +98,10 @@ class StableDiffusionTrainer(CheckpointingTrainer):
     def _maybe_log_save_evaluate(self, tr_loss: paddle.Tensor, *args: Any, **kwargs: Any) -> None:
         """tr_loss: summed over the steps since the last log; here of those whose update was made, of all devices."""
         if self.control.should_log:
-            mean = self.watch.guard.mean_loss(self.state.global_step - self._globalstep_last_logged)
-            tr_loss.set_value(paddle.full_like(tr_loss, mean))
+            steps = self.state.global_step - self._globalstep_last_logged
+            total = self.watch.guard.mean_loss(steps)
+            self._mean_loss = total / steps
+            tr_loss.set_value(paddle.full_like(tr_loss, total))
         with self.heart.during(Phase.SAVING) if self.control.should_save else nullcontext():
             super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
@@ -156,6 +158,11 @@ class StableDiffusionTrainer(CheckpointingTrainer):
         return done
 
     def log(self, logs: dict[str, float], **kwargs: Any) -> None:
+        """Where a run goes on, its first mean is also of the steps before that were not logged."""
+        if "loss" in logs:
+            logs["loss"] = round(self._mean_loss, 8)  # the base has rounded it to float32
+        if "train_loss" in logs:  # which the base has divided by all steps of the run
+            logs["train_loss"] *= self.state.global_step / max(self.state.global_step - self.begun_at, 1)
         agreed = self.watch.guard.agreed
         if "loss" in logs and agreed is not None and agreed.grad_norm is not None:
             logs["grad_norm"] = round(agreed.grad_norm, 6)

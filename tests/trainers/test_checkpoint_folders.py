@@ -26,7 +26,7 @@ from ppsd.trainers.checkpoint import (
     take_place,
 )
 from ppsd.trainers.manifest import COMPLETE, checksum_fault, digest, fault, read_manifest
-from ppsd.trainers.resuming import check_same_disk, choose_checkpoint, newest_step
+from ppsd.trainers.resuming import check_same_disk, choose_checkpoint, continuing_command, newest_step
 from ppsd.trainers.run_state import STATE
 
 
@@ -251,3 +251,9 @@ def test_the_first_process_must_see_the_newest(tmp_path: Path) -> None:
         check_same_disk([3, -1, 500, 500], "out", saved_by_each=False)
     with pytest.raises(ValueError, match="holds checkpoint-4 on the machine of rank 1"):
         check_same_disk([-1, 4], "out", saved_by_each=True)
+
+
+def test_what_continues_is_not_what_starts_over() -> None:
+    assert continuing_command(None, False) == continuing_command("other/checkpoint-5", False) == "the same command"
+    assert continuing_command("none", False) == "the same command without --resume_from_checkpoint none"
+    assert continuing_command("other/checkpoint-5", True) == "the same command without --overwrite_output_dir"

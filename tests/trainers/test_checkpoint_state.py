@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,21 @@ def test_the_state_says_what_made_it(tiny_run: Run, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2" / "state.json").write_text('{"version": 2}')
     with pytest.raises(ValueError, match=r"state\.json has version 2"):
         read_state(tmp_path / "checkpoint-2")
+
+
+def test_losses_that_were_not_logged_yet_are_kept(tiny_run: Run, tmp_path: Path) -> None:
+    """Logged are the means of steps 1 to 4 and 5 to 6; the run is cut after step 3."""
+    whole = tiny_run.train(tmp_path / "whole", logging_steps=4)
+    each = losses(tiny_run.train(tmp_path / "each"))
+    tiny_run.train(tmp_path / "cut", logging_steps=4)
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-6")
+    again = tiny_run.train(tmp_path / "cut", logging_steps=4)
+    assert losses(again) == losses(whole)
+    np.testing.assert_allclose(losses(whole), [np.mean(each[:4]), np.mean(each[4:])], rtol=1e-6)
+
+
+def test_the_mean_of_all_losses_is_of_the_steps_made(tiny_run: Run, tmp_path: Path) -> None:
+    tiny_run.train(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    again = tiny_run.train(tmp_path)
+    assert again.state.log_history[-1]["train_loss"] == pytest.approx(np.mean(losses(again)[3:]), rel=1e-5)
