@@ -12,7 +12,7 @@ import ppsd.compat  # noqa: F401  before paddle
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.pipeline import generate, load_pipeline
 from ppsd.trainers.checkpoint import require_writable
-from ppsd.trainers.pretrain import one_line_errors, show_log
+from ppsd.trainers.console import one_line_errors, show_log
 
 
 def parse(argv: "list[str] | None" = None) -> argparse.Namespace:

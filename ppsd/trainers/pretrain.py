@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Optional
 
 import ppsd.compat
 
 import paddle
-from paddlenlp.utils.log import logger as paddlenlp_logger
-from tqdm import tqdm
 
 from ppsd.data.inspection.check import check_data
 from ppsd.data.loader import StreamConfig, StreamLoader
@@ -28,21 +23,18 @@ from ppsd.models.bundle import load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
 from ppsd.trainers.cached_data import cached_fingerprint, check_cached
-from ppsd.trainers.changes import changes, settings
+from ppsd.trainers.changes import settings
 from ppsd.trainers.checkpoint import forget_run, prepare_output_dir
-from ppsd.trainers.exit_codes import ERROR, STOPPED
-from ppsd.trainers.manifest import read_manifest
+from ppsd.trainers.console import one_line_errors, show_log
+from ppsd.trainers.exit_codes import STOPPED
 from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.processes import everyones, from_first
-from ppsd.trainers.resuming import check_parts, check_same_disk, choose_checkpoint, continuing_command, newest_step
-from ppsd.trainers.run_state import read_state
+from ppsd.trainers.resuming import continuing_command
+from ppsd.trainers.starting import find_start, set_steps, warn_of_changes
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from ppsd.types import World
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def main(argv: Optional[list[str]] = None) -> None:
@@ -91,42 +83,6 @@ def pretrain(model: ModelArguments, data: DataArguments, args: SDTrainingArgumen
         return trainer
     trainer.export()
     return trainer
-
-
-def find_start(model: ModelArguments, args: SDTrainingArguments) -> tuple[Optional[str], int]:
-    """The checkpoint that this run continues, which the first process chooses, and its step; or None and 0.
-
-    Raises ValueError where it cannot be continued. --ignore_data_skip and --ignore_load_lr_and_optim are for the
-    checkpoint that --resume_from_checkpoint names, not for those that the same command has saved since.
-    """
-    asked, overwrite = args.resume_from_checkpoint, args.overwrite_output_dir
-
-    def choose() -> tuple[Optional[str], int]:
-        found = choose_checkpoint(args.output_dir, asked, overwrite)
-        if found is None:
-            return None, 0
-        check_parts(Path(found), model.train_text_encoder, args.use_ema)
-        return found, read_manifest(Path(found)).step
-
-    found, step = from_first(choose)
-    if asked in (None, "latest") and not overwrite:
-        check_same_disk(everyones(newest_step(args.output_dir)), args.output_dir, args.save_on_each_node)
-    elif found not in (None, asked):
-        args.restart_data = args.ignore_load_lr_and_optim = False
-    elif args.ignore_load_lr_and_optim:
-        step = 0
-    return found, step
-
-
-def warn_of_changes(checkpoint: Path, model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> None:
-    """One warning of all that makes the continued run another than the saved one would have been."""
-    state = read_state(checkpoint)
-    found = changes(state["flags"], settings(model, data, args), restart_data=args.restart_data)
-    saved_by, now = state["versions"]["paddle"], paddle.__version__
-    if saved_by != now:
-        found.append(f"paddle was {saved_by} and is {now}")
-    if found:
-        logger.warning("%s goes on otherwise than it was begun: %s", checkpoint, "; ".join(found))
 
 
 def report_data(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> None:
@@ -227,47 +183,3 @@ def set_device(device: Optional[str]) -> None:
         paddle.set_device(device)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"--device {device}: {error}") from error
-
-
-def set_steps(data: DataArguments, args: SDTrainingArguments) -> None:
-    """Make epochs whole optimizer steps, and `max_steps` what `num_train_epochs` asks for."""
-    if data.num_records is None:
-        return
-    batch = args.per_device_train_batch_size * args.dataset_world_size * args.gradient_accumulation_steps
-    if data.num_records < batch:
-        raise ValueError(f"--num_records is {data.num_records}, less than the {batch} records of one step")
-    data.num_records -= data.num_records % batch
-    if args.max_steps <= 0:
-        args.max_steps = math.ceil(args.num_train_epochs * data.num_records / batch)
-
-
-def show_log() -> None:
-    """ppsd's own log lines on standard error, as paddlenlp shows its own."""
-    handler = _AboveTheBar()
-    handler.setFormatter(logging.Formatter("[%(asctime)s] [%(levelname)8s] - %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root = logging.getLogger("ppsd")
-    root.handlers, root.propagate = [handler], False
-    root.setLevel(logging.INFO)
-    paddlenlp_logger.set_level("WARNING")
-
-
-class _AboveTheBar(logging.Handler):
-    """Writes lines to standard error without breaking a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            tqdm.write(self.format(record), file=sys.stderr)
-        except OSError:  # the terminal is gone; the run still has to save
-            self.handleError(record)
-
-
-def one_line_errors(run: Callable[[], T]) -> T:
-    """Run; a ValueError or OSError that ppsd raised on purpose becomes one line, anything else keeps its traceback."""
-    try:
-        return run()
-    except (ValueError, OSError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if not frames[-1].filename.startswith(os.path.dirname(ppsd.__file__)):
-            raise
-        ppsd.compat.abandon_process_group(ERROR, f"error: {error}")
-        sys.exit(f"error: {error}")

@@ -22,9 +22,10 @@ from ppdiffusers import AutoencoderKL, DDPMScheduler
 from ppdiffusers.transformers import CLIPTextConfig, CLIPTextModel
 
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.console import show_log
 from ppsd.trainers.meter import peak_memory_gb
 from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.pretrain import build_trainer, show_log
+from ppsd.trainers.pretrain import build_trainer
 from tests.images import write_parts
 from tests.tiny import tiny_tokenizer
 

@@ -81,7 +81,7 @@ def test_eval_names_what_is_wrong(flags: list[str], message: str, tmp_path: Path
         ({"resolution": 60}, "--resolution"),
         ({"unet_name_or_path": "nowhere"}, "--unet_name_or_path: cannot load UNet2DConditionModel from 'nowhere'"),
         ({"unet_name_or_path": "nowhere.json"}, "--unet_name_or_path: there is no file nowhere.json"),
-        ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint: nowhere is not a checkpoint"),
+        ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint: nowhere is not a whole checkpoint"),
         ({"resume_from_checkpoint": "latest"}, "--resume_from_checkpoint latest: "),
         ({"num_records": 2}, "--num_records is 2, less than the 4 records of one step"),
         (

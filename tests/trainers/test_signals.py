@@ -17,7 +17,7 @@ from typing import Any, Optional
 import pytest
 from paddlenlp.trainer import TrainerCallback
 
-from ppsd.trainers import pretrain, signals
+from ppsd.trainers import console, pretrain, signals
 from ppsd.trainers.exit_codes import STOPPED
 from ppsd.trainers.signals import StopSignals
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -103,7 +103,7 @@ def test_a_log_line_for_a_terminal_that_is_gone_does_not_end_the_run(monkeypatch
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(sys, "stderr", Gone())
-    pretrain._AboveTheBar().emit(logging.makeLogRecord({"msg": "stopped"}))
+    console.AboveTheBar().emit(logging.makeLogRecord({"msg": "stopped"}))
 
 
 FOLDER = {**os.environ, "PYTHONPATH": os.path.dirname(signals.__file__)}  # without paddle, which takes long to import

@@ -319,11 +319,6 @@ def test_the_model_that_is_read_is_never_replaced(tiny_run: Run, tmp_path: Path,
         tiny_run.train(base, unet_name_or_path=base / part if part else None, pretrained_model_name_or_path=base)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tiny_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step"):
-        tiny_run.train(tmp_path, learning_rate=1e30, lr_scheduler_type="constant", max_grad_norm=-1, save_steps=1)
-
-
 def test_the_data_can_be_started_over(tiny_run: Run, tmp_path: Path) -> None:
     first = tiny_run.train(tmp_path, max_steps=3)
     with pytest.raises(ValueError, match=r"--buffer_size was 100 and is 7; .*--ignore_data_skip"):
