@@ -18,7 +18,8 @@ def main() -> NoReturn:
     """Run the processes of this machine, again where --max_restart says so. Exits with their code."""
     context = Context()
     check_options(context)
-    context.args.master = numeric(context.args.master)
+    if context.args.nnodes != "1":
+        context.args.master = numeric(context.args.master)
     address = own_address(context.args.host, context.args.ips, context.args.master)
     if address:
         context.node.ip = address

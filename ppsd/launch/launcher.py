@@ -21,7 +21,7 @@ STOPPED = 75  # all processes saved and ended because a signal asked them to
 PATIENCE_AFTER_SAVING = 60.0  # seconds from the first process that has ended to the last
 PATIENCE_AFTER_FAILURE = 5.0  # in which the others may say what they miss
 PATIENCE_AFTER_TWO_SIGNALS = 3.0
-LAST_LINES = 15
+LAST_LINES, LAST_BYTES = 15, 2**16
 # what gloo and NCCL say when the other end of a connection is gone
 PEER_ENDED = ("gloo/transport", "Connection reset by peer", "Connection closed by peer", "remote process exited")
 
@@ -135,4 +135,8 @@ def send(worker: Any, number: int, group: bool = False) -> None:
 
 
 def last_lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:] if log.is_file() else []
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST_BYTES))  # logs of weeks are large
+        return file.read().decode("utf-8", errors="replace").splitlines()[-LAST_LINES:]

@@ -60,6 +60,8 @@ def use_master(args: Any, address: str) -> None:
     """--ips says what --master, --nnodes and --rank say; only with a master do the machines know of one another."""
     if args.ips and not args.master and "," in args.ips:
         ips = args.ips.split(",")
+        if address not in ips:
+            sys.exit(f"error: --host {address} is none of --ips {args.ips}")
         args.master, args.nnodes, args.rank = f"{ips[0]}:{args.start_port}", str(len(ips)), ips.index(address)
 
 

@@ -18,7 +18,7 @@ from paddle.distributed.launch.context import Context
 
 from ppsd.launch import options
 from ppsd.launch.__main__ import can_be_mended, main
-from ppsd.launch.launcher import STOPPED
+from ppsd.launch.launcher import LAST_BYTES, STOPPED, last_lines
 from ppsd.launch.peers import Peers
 
 # Counts the signals that it and a child of its own get in the time that saving takes, and ends with 75.
@@ -132,6 +132,12 @@ def test_killed_processes_are_started_again_as_often_as_asked(tmp_path: Path) ->
     assert said.count("starting the processes again; that may happen 0 times more") == 1
 
 
+def test_the_last_lines_of_a_long_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"\xff" * 3 * LAST_BYTES + b"\n" + b"".join(b"line %d\n" % n for n in range(20)))
+    assert last_lines(tmp_path / "log") == [f"line {n}" for n in range(5, 20)]
+    assert last_lines(tmp_path / "none") == []
+
+
 def test_what_a_restart_cannot_mend() -> None:
     assert [code for code in (0, 1, 2, 75, 76, 134, 137) if not can_be_mended(code)] == [0, 2, 75]
 
@@ -142,9 +148,10 @@ def test_what_a_restart_cannot_mend() -> None:
         (("--master", "etcd://127.0.0.1:2379"), (), "only runs with --master HOST:PORT or --ips"),
         (("--max_restart", "2"), ("--overwrite_output_dir",), "would start over each time"),
         (("--ips", "203.0.113.1,203.0.113.2"), (), "none of them is an address of this machine"),
+        (("--ips", "203.0.113.1,203.0.113.2", "--host", "127.0.0.1"), (), "--host 127.0.0.1 is none of --ips"),
         (("--nods", "2"), (), "has no option --nods"),
-        (("--master", "10.0.0.1"), (), "--master 10.0.0.1: it must be HOST:PORT"),
-        (("--master", "[::1]:8090"), (), "knows no IPv4 address of [::1]"),
+        (("--nnodes", "2", "--master", "10.0.0.1"), (), "--master 10.0.0.1: it must be HOST:PORT"),
+        (("--nnodes", "2", "--master", "[::1]:8090"), (), "knows no IPv4 address of [::1]"),
     ],
 )
 def test_what_the_launcher_refuses(
