@@ -120,7 +120,10 @@ class UpdateGuard:
         file = self._output_dir / f"nan-step-{step}.json"
         what = _what(agreed)
         if self._agreement.rank == 0:
-            write_report(file, step, what, gradients, entries)
+            try:
+                write_report(file, step, what, gradients, entries)
+            except OSError as error:  # a full disk, say, must not hide what was found
+                logger.error("step %d: cannot write %s: %s", step, file, error.strerror)
         self._forget()
         self._in_a_row += 1
         self.skipped += 1

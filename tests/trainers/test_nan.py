@@ -128,19 +128,33 @@ def test_skipping_again_and_again_ends_the_run(tiny_run: Run, tmp_path: Path, mo
         tiny_run.train(tmp_path, on_nan="skip", max_steps=50, save_steps=2)
 
 
-def test_an_update_that_the_loss_scaler_leaves_out_is_none(tmp_path: Path) -> None:
-    """Under --fp16 the optimizer is then not asked; averages must not move either."""
-    guard = UpdateGuard(
+def guard_of(output_dir: Path) -> UpdateGuard:
+    return UpdateGuard(
         Agreement(),
         Heart(),
-        StepRecords(0, lambda rows: [], lambda ids: []),
+        StepRecords(0, lambda rows: ["part-0:7"], lambda ids: ["a cat"]),
         on_nan="stop",
         max_grad_norm=1.0,
-        output_dir=tmp_path,
+        output_dir=output_dir,
         gather=lambda value: [value],
         stop_requested=lambda: False,
         names={},
     )
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_cause(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = guard_of(tmp_path / "gone")
+    guard.add(dict.fromkeys(KEPT, paddle.zeros([1])), paddle.to_tensor(float("nan")))
+    with pytest.raises(ValueError, match=r"the loss of rank 0 is NaN or infinite; its records, e\.g\. part-0:7 'a cat'"):
+        guard.settle()
+    assert f"cannot write {tmp_path}/gone/nan-step-0.json: No such file or directory" in caplog.text
+
+
+def test_an_update_that_the_loss_scaler_leaves_out_is_none(tmp_path: Path) -> None:
+    """Under --fp16 the optimizer is then not asked; averages must not move either."""
+    guard = guard_of(tmp_path)
     parameter = paddle.ones([3])
     for scaled, applied in ((True, False), (False, True)):
         guard.add(dict.fromkeys(KEPT), paddle.to_tensor(0.5))
