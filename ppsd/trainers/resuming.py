@@ -71,7 +71,8 @@ def newest_undamaged(
 
 def is_begun_from(path: str, checkpoint: Path) -> bool:
     """Whether the run that saved `checkpoint` was told to continue `path`."""
-    return bool(read_state(checkpoint)["flags"].get("resume_from_checkpoint") == path)
+    told = read_state(checkpoint)["flags"].get("resume_from_checkpoint")
+    return told is not None and Path(told) == Path(path)
 
 
 def asked_for(path: str, output_dir: Path, overwrite: bool) -> str:

@@ -233,7 +233,7 @@ def test_the_command_that_was_begun_from_a_path_goes_on_with_what_it_has_saved(
     for step in (60, 70):
         make(run, step, told=path)
     shutil.rmtree(path)  # as --save_total_limit deletes it, if it is in the same folder
-    assert choose_checkpoint(str(run), path, False) == str(run / "checkpoint-70")
+    assert choose_checkpoint(str(run), f"{path}/", False) == str(run / "checkpoint-70")
     (run / "checkpoint-70" / "state").write_text("STATE")
     assert choose_checkpoint(str(run), path, False) == str(run / "checkpoint-60")
     with pytest.raises(ValueError, match="there is no such folder"):
