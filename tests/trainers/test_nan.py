@@ -147,7 +147,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_cause(
 ) -> None:
     guard = guard_of(tmp_path / "gone")
     guard.add(dict.fromkeys(KEPT, paddle.zeros([1])), paddle.to_tensor(float("nan")))
-    with pytest.raises(ValueError, match=r"the loss of rank 0 is NaN or infinite; its records, e\.g\. part-0:7 'a cat'"):
+    with pytest.raises(ValueError, match=r"the loss of rank 0 is NaN or infinite; its records, e\.g\. part-0:7 'a cat"):
         guard.settle()
     assert f"cannot write {tmp_path}/gone/nan-step-0.json: No such file or directory" in caplog.text
 
