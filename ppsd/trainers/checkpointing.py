@@ -18,7 +18,7 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.checkpoint import publish, rotate, staged
-from ppsd.trainers.exporting import export_pipeline, pipeline_bytes, write_pipeline
+from ppsd.trainers.exporting import exporting, pipeline_bytes, write_pipeline
 from ppsd.trainers.optimizer_state import OPTIMIZER, OptimizerState, load_optimizer, wrappers
 from ppsd.trainers.processes import SharedFile, everyones, from_first
 from ppsd.trainers.run_state import load_scaler, random_state, read_state, save_positions, set_random_state, write_state
@@ -66,7 +66,10 @@ class CheckpointingTrainer(Trainer):
             nbytes = pipeline_bytes(self.bundle)
             try:
                 require_room(folder, nbytes)
-                export_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=self._masters())
+                with exporting(folder) as staging:
+                    write_pipeline(
+                        staging, self.bundle, self._prediction_type, averaged=self.ema, masters=self._masters()
+                    )
             except OSError as error:
                 raise OSError(explain(error, "the pipeline", folder, nbytes)) from error
             logger.info("pipeline: %s", folder)

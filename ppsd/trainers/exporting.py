@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
@@ -61,15 +62,9 @@ def replace_pipeline(staging: Path, folder: Path) -> None:
     flush(folder)
 
 
-def export_pipeline(
-    folder: Path,
-    bundle: Bundle,
-    prediction_type: str,
-    *,
-    averaged: Optional[EMA] = None,
-    masters: Optional[Mapping[str, paddle.Tensor]] = None,
-) -> None:
-    """`write_pipeline` aside, then `replace_pipeline`: an earlier export stays where this one cannot be written."""
+@contextmanager
+def exporting(folder: Path) -> Iterator[Path]:
+    """Where to `write_pipeline`, aside; then `replace_pipeline`. An earlier export stays where the block raises."""
     with staged(folder, "export") as staging:
-        write_pipeline(staging, bundle, prediction_type, averaged=averaged, masters=masters)
+        yield staging
         replace_pipeline(staging, folder)
