@@ -55,7 +55,10 @@ class WorkerPool:
             process = context.Process(
                 target=_work, args=(make_items, writer, credits, self._slots[-1], parents), daemon=True
             )
+            # what threads the fork begins by itself (paddle 2.6.2 has one) must not take the signal either
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             writer.close()
             credits.close()
             self._processes.append(process)
@@ -148,7 +151,6 @@ def _ending(exitcode: int | None) -> str:
 def _end_by_sigterm_of(parent: int) -> None:
     """From all others it is ignored: launchers and schedulers send SIGTERM to every process of a run, and the parent
     still needs data until it has saved."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_await_sigterm, args=(parent,), daemon=True).start()
 
 
