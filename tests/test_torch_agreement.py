@@ -53,6 +53,9 @@ class FixtureLoader:
     def close(self) -> None:
         """Nothing is open."""
 
+    def waited_for(self) -> str:
+        return "the fixture"
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, STEPS * BATCH, self.batch_size):
             seeds = np.arange(start, start + self.batch_size)
@@ -61,6 +64,7 @@ class FixtureLoader:
                 "input_ids": rows("input_ids", seeds),
                 "weight": paddle.ones([self.batch_size]),
                 "seed": seeds,
+                "record": np.zeros([self.batch_size, 3], np.int64),
             }
 
 
@@ -109,7 +113,7 @@ def train(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, accumulate: 
     monkeypatch.setattr(trainer_module, "draw", fixture_draw)
     monkeypatch.setattr(step_module, "encode", lambda vae, pixels, noise: noise)
     losses, norms = [], []
-    reduce, optimizer_step = trainer_module.reduce, trainer_module.PortableAdamW.step
+    reduce, optimizer_step = trainer_module.reduce, trainer_module.AdamW.step
 
     def watched_reduce(*args: paddle.Tensor) -> paddle.Tensor:
         loss = reduce(*args)
@@ -122,7 +126,7 @@ def train(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, accumulate: 
         optimizer_step(self)
 
     monkeypatch.setattr(trainer_module, "reduce", watched_reduce)
-    monkeypatch.setattr(trainer_module.PortableAdamW, "step", watched_step)
+    monkeypatch.setattr(trainer_module.AdamW, "step", watched_step)
     trainer = build(case, folder, accumulate)
     before = weights(trainer.bundle)
     trainer.train()
