@@ -19,7 +19,7 @@ from tests.tiny import tiny_tokenizer
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BadServer]:
     monkeypatch.setattr(remote_settings, "_settings", RemoteSettings())
-    configure(backoff_s=0.01, max_backoff_s=0.05, stall_s=0.6)
+    configure(retries=16, backoff_s=0.01, max_backoff_s=0.05, stall_s=2)  # one part may meet all the faults
     server = BadServer()
     yield server
     server.close()

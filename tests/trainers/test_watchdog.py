@@ -234,4 +234,4 @@ def test_a_process_that_stands_still_is_named(tiny_run: Run, tmp_path: Path, mon
     code, log = two_processes(tiny_run, tmp_path, monkeypatch, "SIGSTOP")
     assert code == HANG, log
     assert "error: rank 0, step 4: " in log
-    assert re.search(r"no sign of life of rank 1 \(last seen at step [34], ", log), log
+    assert re.search(r"no sign of life of rank 1 \(last seen at step [1-4], ", log), log  # it tells once a second
