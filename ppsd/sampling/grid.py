@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -14,12 +14,17 @@ from ppsd.formats.atomic import atomic_write
 
 
 def image_grid(
-    images: np.ndarray, columns: Optional[int] = None, captions: Optional[Sequence[str]] = None
+    images: Union[np.ndarray, Sequence[np.ndarray]],
+    columns: Optional[int] = None,
+    captions: Optional[Sequence[str]] = None,
 ) -> np.ndarray:
-    """uint8 [N,H,W,3] -> one uint8 [rows*H', columns*W, 3] picture; with captions each tile has its text below it."""
-    n, h, w, _ = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
-    tiles = [Image.fromarray(image) for image in images]
+    """N pictures uint8 [H,W,3] -> one uint8 [rows*H', columns*W', 3]; with captions each has its text below it.
+
+    Of pictures of several sizes, the smaller ones stand in the middle of white.
+    """
+    n, columns = len(images), columns or math.ceil(math.sqrt(len(images)))
+    h, w = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
+    tiles = [_padded(Image.fromarray(image), w, h) for image in images]
     if captions is not None:
         scale = max(1, math.ceil(160 / w))  # small tiles are enlarged, so that the words can be read
         texts = [_wrap(text, max(8, w * scale // 7))[:3] for text in captions]
@@ -37,6 +42,14 @@ def save_png(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, format="PNG")
+
+
+def _padded(tile: Image.Image, width: int, height: int) -> Image.Image:
+    if tile.size == (width, height):
+        return tile
+    sheet = Image.new("RGB", (width, height), "white")
+    sheet.paste(tile, ((width - tile.width) // 2, (height - tile.height) // 2))
+    return sheet
 
 
 def _with_caption(tile: Image.Image, lines: Sequence[str], rows: int, scale: int) -> Image.Image:

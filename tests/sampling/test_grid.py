@@ -28,3 +28,13 @@ def test_a_png_is_whole_or_not_there(tmp_path: Path) -> None:
     save_png(tmp_path / "a" / "b.png", TILES[0])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "b.png")), TILES[0])
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.png"]
+
+
+def test_a_smaller_picture_stands_in_the_middle_of_white() -> None:
+    small = np.full((2, 2, 3), 7, np.uint8)
+    grid = image_grid([TILES[0], small], columns=2)
+    assert grid.shape == (4, 12, 3)
+    assert (grid[1:3, 8:10] == 7).all()
+    assert (grid[:, 6:8] == 255).all()
+    assert (grid[:, 10:] == 255).all()
+    assert (grid[0, 6:] == 255).all()
