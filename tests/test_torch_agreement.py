@@ -29,7 +29,8 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.loading import load_component
 from ppsd.trainers import step as step_module
 from ppsd.trainers import trainer as trainer_module
-from ppsd.trainers.arguments import SDTrainingArguments
+from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.run import Run
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.tiny import SCHEDULER_CONFIG, tiny_tokenizer, tiny_vae
@@ -104,8 +105,10 @@ def build(case: str, folder: Path, accumulate: int) -> StableDiffusionTrainer:
     )
     schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG, words[0])
     objective = Objective(schedule, snr_gamma=5.0 if "min_snr" in words else None)
-    step = DiffusionStep(bundle, objective, train_text_encoder="text_encoder" in words)
-    return StableDiffusionTrainer(bundle, step, args, lambda positions: FixtureLoader(BATCH // accumulate))
+    trained = {"unet": bundle.unet, **({"text_encoder": bundle.text_encoder} if "text_encoder" in words else {})}
+    step = DiffusionStep(bundle, objective, trained)
+    run = Run(ModelArguments(), DataArguments(), args)
+    return StableDiffusionTrainer(run, bundle, step, lambda positions: FixtureLoader(BATCH // accumulate))
 
 
 def train(case: str, folder: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int = 1) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from paddle import nn
 from ppdiffusers import AutoencoderKL, UNet2DConditionModel
 from ppdiffusers.schedulers import DDPMScheduler
 from ppdiffusers.transformers import AutoTokenizer, CLIPTextModel
@@ -34,12 +35,16 @@ class Bundle:
         """Pixels a latent."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
-    def freeze(self, train_text_encoder: bool) -> None:
-        """Only the UNet, and if asked the text encoder, keep gradients."""
-        trained = [self.unet, self.text_encoder] if train_text_encoder else [self.unet]
-        for layer in (self.vae, self.text_encoder, self.unet):
-            for parameter in layer.parameters():
-                parameter.stop_gradient = layer not in trained
+    def layers(self) -> list[nn.Layer]:
+        """All networks."""
+        return [self.vae, self.text_encoder, self.unet]
+
+    def freeze(self, trained: Iterable[nn.Layer]) -> None:
+        """Only the parameters of these layers (which may be parts of networks) keep gradients."""
+        for layers, frozen in ((self.layers(), True), (trained, False)):
+            for layer in layers:
+                for parameter in layer.parameters():
+                    parameter.stop_gradient = frozen
 
 
 def load_bundle(

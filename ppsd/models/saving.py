@@ -22,9 +22,16 @@ _DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "
 
 
 def weights_file(component: paddle.nn.Layer, variant: Optional[str] = None) -> str:
-    """The name that the stack looks for; `variant` as in diffusers ("ema")."""
-    stem = "diffusion_paddle_model" if isinstance(component, ModelMixin) else "model"
+    """The name that the stack looks for, `weights` for a layer of ppsd's own; `variant` as in diffusers ("ema")."""
+    stem = "weights"
+    if has_config(component):
+        stem = "diffusion_paddle_model" if isinstance(component, ModelMixin) else "model"
     return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+
+
+def has_config(component: paddle.nn.Layer) -> bool:
+    """Whether it is a model of the stack."""
+    return hasattr(component, "config")
 
 
 def save_component(
@@ -36,14 +43,16 @@ def save_component(
     variant: Optional[str] = None,
     metadata: Optional[Mapping[str, str]] = None,
 ) -> dict[Path, Digest]:
-    """Config and weights, in float32: the stack writes bfloat16 as raw bit patterns. Returns the weights' digest.
+    """Config (if it has one) and weights, in float32: the stack writes bfloat16 as raw bit patterns.
+
+    Returns the weights' digest.
 
     `masters` are the optimizer's float32 copies by paddle name (AMP O2); `weights` replaces entries by their own name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(component, ModelMixin):
         component.save_config(str(folder))
-    else:
+    elif has_config(component):
         component.config.save_pretrained(str(folder))
     written_by = "pd" if isinstance(component, ModelMixin) else "np"  # what each library accepts back
     masters = masters or {}

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ppsd.trainers.arguments import MEANINGLESS, SECRETS, DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.arguments import MEANINGLESS, SECRETS
+from ppsd.trainers.run import Run
 
 # Flags with which the weights come out the same, but for the rounding of float sums. All others are named when they
 # differ. Not here: what the layout is made of (see `settings`).
@@ -27,14 +28,15 @@ _LAYOUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
 BATCH = "global batch (--per_device_train_batch_size x --gradient_accumulation_steps x devices)"
 
 
-def settings(model: ModelArguments, data: DataArguments, args: SDTrainingArguments) -> dict[str, Any]:
+def settings(run: Run) -> dict[str, Any]:
     """Every flag's value, for state.json, and the records of one optimizer step on all devices."""
     values = {
         field.name: _plain(getattr(arguments, field.name))
-        for arguments in (model, data, args)
+        for arguments in run.groups()
         for field in fields(arguments)
         if field.name not in MEANINGLESS and field.name not in SECRETS
     }
+    args = run.args
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
     return {**values, BATCH: batch}
 

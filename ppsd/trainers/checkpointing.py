@@ -51,29 +51,37 @@ class CheckpointingTrainer(Trainer):
     def load_to_export(self, checkpoint: str) -> None:
         """The weights of a finished run, in float32: AMP O2 has made the layers half precision, which rounds."""
         if self.args.should_save:
-            check_architecture(Path(checkpoint), self.bundle, self.step.train_text_encoder)
-            for layer in (self.bundle.unet, self.bundle.text_encoder):
+            check_architecture(Path(checkpoint), self.step.trained)
+            for layer in self.step.trained.values():
                 layer.to(dtype="float32")
-            load_trained(Path(checkpoint), self.bundle, self.step.train_text_encoder, self.ema)
+            load_trained(Path(checkpoint), self.step.trained, self.ema)
 
     def export(self) -> Path:
-        """Write the pipeline (with the averaged UNet where there is an EMA) to the output folder.
+        """Write what the run is for to the output folder: `write_export`, with averages where there is an EMA.
 
         OSError where it cannot be written; an earlier one is then still there.
         """
         folder = Path(self.args.output_dir)
         if self.args.should_save:
-            nbytes = pipeline_bytes(self.bundle)
+            nbytes = self.export_bytes()
             try:
                 require_room(folder, nbytes)
                 with exporting(folder) as staging:
-                    write_pipeline(
-                        staging, self.bundle, self._prediction_type, averaged=self.ema, masters=self._masters()
-                    )
+                    self.write_export(staging)
             except OSError as error:
-                raise OSError(explain(error, "the pipeline", folder, nbytes)) from error
-            logger.info("pipeline: %s", folder)
+                raise OSError(explain(error, f"the {self.exported}", folder, nbytes)) from error
+            logger.info("%s: %s", self.exported, folder)
         return folder
+
+    exported = "pipeline"
+
+    def write_export(self, folder: Path) -> dict[Path, Digest]:
+        """The whole pipeline; a method may have something else to give away."""
+        return write_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=self._masters())
+
+    def export_bytes(self) -> int:
+        """What `write_export` writes of weights."""
+        return pipeline_bytes(self.bundle)
 
     @property
     def _prediction_type(self) -> str:
@@ -95,7 +103,7 @@ class CheckpointingTrainer(Trainer):
         written = {}
         if not self.args.only_save_updated_model:
             written = write_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=masters)
-        return {**written, **save_trained(folder, self.bundle, self.step.train_text_encoder, self.ema, masters)}
+        return {**written, **save_trained(folder, self.step.trained, self.ema, masters)}
 
     def _save_checkpoint(self, model: Any, metrics: Any = None) -> None:
         """All of the run at this step, by the first process, while the others wait (see ppsd.trainers.checkpoint).
@@ -127,7 +135,7 @@ class CheckpointingTrainer(Trainer):
     def _checkpoint_bytes(self, optimizer: OptimizerState) -> int:
         """What the large files take."""
         pipeline = 0 if self.args.only_save_updated_model else pipeline_bytes(self.bundle)
-        return optimizer.nbytes + trained_bytes(self.bundle, self.step.train_text_encoder, self.ema) + pipeline
+        return optimizer.nbytes + trained_bytes(self.step.trained, self.ema) + pipeline
 
     def _write_checkpoint(self, optimizer: OptimizerState, others: Sequence[tuple], nbytes: int) -> None:
         """`others`: of each process, where it stands in its data and its random state. Raises OSError."""
@@ -154,9 +162,9 @@ class CheckpointingTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: Optional[str] = None) -> None:
         """The weights. The first process reads them, for all: the others may not see the folder."""
         if resume_from_checkpoint:
-            folder, text = Path(resume_from_checkpoint), self.step.train_text_encoder
-            from_first(lambda: check_architecture(folder, self.bundle, text))
-            load_trained(folder, self.bundle, text, self.ema, SharedFile)
+            folder, trained = Path(resume_from_checkpoint), self.step.trained
+            from_first(lambda: check_architecture(folder, trained))
+            load_trained(folder, trained, self.ema, SharedFile)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
         """With --ignore_load_lr_and_optim only the float32 weights of AMP O2."""

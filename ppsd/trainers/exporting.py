@@ -31,10 +31,10 @@ def write_pipeline(
     averaged: Optional[EMA] = None,
     masters: Optional[Mapping[str, paddle.Tensor]] = None,
 ) -> dict[Path, Digest]:
-    """A whole ppdiffusers pipeline in float32, with the averaged UNet if one is given."""
+    """A whole ppdiffusers pipeline in float32, with the averaged UNet if that is what `averaged` is of."""
     written = save_component(bundle.vae, folder / "vae", masters=masters)
     written |= save_component(bundle.text_encoder, folder / "text_encoder", masters=masters)
-    weights = averaged.state_dict() if averaged else None
+    weights = averaged.state_dict() if averaged and averaged.layer is bundle.unet else None
     written |= save_component(bundle.unet, folder / "unet", masters=masters, weights=weights)
     pipe = build_pipeline(bundle, prediction_type)
     bundle.tokenizer.save_pretrained(str(folder / "tokenizer"))
@@ -48,23 +48,22 @@ def pipeline_bytes(bundle: Bundle) -> int:
     return sum(component_bytes(part) for part in (bundle.vae, bundle.text_encoder, bundle.unet))
 
 
-def replace_pipeline(staging: Path, folder: Path) -> None:
-    """Move a written pipeline into `folder`, in place of an earlier one.
+def replace_export(staging: Path, folder: Path) -> None:
+    """Move what was written into `folder`, in place of an earlier export.
 
     model_index.json, which makes it a pipeline, goes first and comes last.
     """
     for path in sorted(staging.rglob("*")):
         flush(path)
     (folder / INDEX).unlink(missing_ok=True)
-    parts = sorted(path for path in staging.iterdir() if path.name != INDEX)
-    for part in [*parts, staging / INDEX]:
+    for part in sorted(staging.iterdir(), key=lambda path: (path.name == INDEX, path.name)):
         take_place(part, folder / part.name)
     flush(folder)
 
 
 @contextmanager
 def exporting(folder: Path) -> Iterator[Path]:
-    """Where to `write_pipeline`, aside; then `replace_pipeline`. An earlier export stays where the block raises."""
+    """Where to `write_pipeline`, aside; then `replace_export`. An earlier export stays where the block raises."""
     with staged(folder, "export") as staging:
         yield staging
-        replace_pipeline(staging, folder)
+        replace_export(staging, folder)

@@ -9,15 +9,15 @@ from paddle import nn
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
-def trained_parameters(layer: nn.Layer, rates: Mapping[str, float]) -> list:
-    """The trainable parameters of `layer`, each with its own multiple of the scheduler's learning rate.
+def trained_parameters(trained: Mapping[str, nn.Layer], rates: Mapping[str, float]) -> list:
+    """The parameters of the trained layers, each with its own multiple of the scheduler's learning rate.
 
-    `rates` maps the name of a sublayer to the ratio; the others have 1.
+    `rates` maps the name of a layer to the ratio; the others have 1.
     """
     parameters = []
-    for name, parameter in layer.named_parameters():
-        if not parameter.stop_gradient:
-            parameter.optimize_attr["learning_rate"] = rates.get(name.split(".")[0], 1.0)
+    for name, layer in trained.items():
+        for parameter in layer.parameters():
+            parameter.optimize_attr["learning_rate"] = rates.get(name, 1.0)
             parameters.append(parameter)
     return parameters
 

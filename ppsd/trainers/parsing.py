@@ -11,7 +11,14 @@ from typing import Any, NoReturn, Optional
 import yaml
 from paddlenlp.trainer import PdArgumentParser
 
-from ppsd.trainers.arguments import MEANINGLESS, recipe_defaults
+from ppsd.trainers.arguments import (
+    MEANINGLESS,
+    DataArguments,
+    ModelArguments,
+    SDTrainingArguments,
+    recipe_defaults,
+)
+from ppsd.trainers.run import Run
 
 # Flags of diffusers' and kohya's scripts, and the flag here that does the same.
 ELSEWHERE = {
@@ -27,7 +34,6 @@ ELSEWHERE = {
     "sample_prompts": "validation_prompts",
     "lr_scheduler": "lr_scheduler_type",
     "lr_warmup_steps": "warmup_steps",
-    "gradient_checkpointing": "recompute",
     "min_snr_gamma": "snr_gamma",
     "proportion_empty_prompts": "caption_dropout_rate",
     "mixed_precision": "bf16 or --fp16",
@@ -51,6 +57,11 @@ class _Parser(PdArgumentParser):
         """One line, exit code 2; the usage of 150 flags helps nobody."""
         print(f"{self.prog}: error: {message}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+
+
+def parse_run(own: Optional[type] = None, args: Optional[Sequence[str]] = None) -> Run:
+    """The flags of a method, whose own ones are the fields of `own`; exits as `parse_arguments` does."""
+    return Run(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments, *([own] if own else [])), args))
 
 
 def parse_arguments(types: Iterable[Any], args: Optional[Sequence[str]] = None, description: str = "") -> tuple:

@@ -116,16 +116,21 @@ def newest_step(output_dir: str) -> int:
     return max(map(global_step, find_checkpoints(Path(output_dir))), default=-1)
 
 
-def check_parts(checkpoint: Path, train_text_encoder: bool, use_ema: bool) -> None:
+PARTS = {"unet": "", "text_encoder": "--train_text_encoder", "embeddings": "--placeholder_token"}
+"""Layers that a run can train, by the names of their folders in a checkpoint, and the flags that say so."""
+
+
+def check_parts(checkpoint: Path, trained: set[str], use_ema: bool) -> None:
     """Raise ValueError naming the flag where a checkpoint lacks what this run trains, or holds what it would lose."""
     names = read_manifest(checkpoint).files
     if use_ema and not any(".ema." in name for name in names):
         raise ValueError(f"--use_ema: {checkpoint} was saved without EMA; leave --use_ema out or start over")
-    holds_text = any(name.startswith("text_encoder/") for name in names)
+    held = {name.split("/")[0] for name in names if "/" in name}
     pipeline = "model_index.json" in names  # of --only_save_updated_model False, which holds the frozen parts, too
-    if train_text_encoder and not holds_text:
-        raise ValueError(
-            f"--train_text_encoder: {checkpoint} was saved without training it; leave the flag out or start over"
-        )
-    if holds_text and not train_text_encoder and not pipeline:
-        raise ValueError(f"--train_text_encoder: {checkpoint} holds a trained text encoder; add the flag or start over")
+    for part, flag in PARTS.items():
+        where = flag or f"another method ({part})"
+        if part in trained and part not in held:
+            raise ValueError(f"{where}: {checkpoint} was saved without training it; leave the flag out or start over")
+        if part in held and part not in trained and not pipeline:
+            what = part.replace("_", " ")
+            raise ValueError(f"{where}: {checkpoint} holds a trained {what}; add the flag or start over")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import paddle
@@ -18,14 +19,15 @@ from ppsd.models.latents import encode, sample
 class DiffusionStep(nn.Layer):
     """Holds the bundle's layers; frozen ones compute in eval mode."""
 
-    def __init__(self, bundle: Bundle, objective: Objective, train_text_encoder: bool) -> None:
+    def __init__(self, bundle: Bundle, objective: Objective, trained: Mapping[str, nn.Layer]) -> None:
+        """trained: what is trained, by name; the first is what an EMA averages."""
         super().__init__()
         self.vae, self.text_encoder, self.unet = bundle.vae, bundle.text_encoder, bundle.unet
-        self.train_text_encoder = train_text_encoder
+        self.trained = dict(trained)
         self.objective = objective
-        self.conditioning = Conditioning(bundle.text_encoder, train_text_encoder)
+        self.conditioning = Conditioning(bundle.text_encoder, bool({"text_encoder", "embeddings"} & set(trained)))
         self.denoiser = PlainDenoiser(bundle.unet)
-        bundle.freeze(train_text_encoder)
+        bundle.freeze(trained.values())
 
     def train(self, *mode: bool) -> Any:
         """paddlenlp asks for it before every step, and the walk over all sublayers is 1 % of a small model's step.

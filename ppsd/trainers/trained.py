@@ -8,63 +8,65 @@ from pathlib import Path
 from typing import Any, Optional
 
 import paddle
+from paddle import nn
 
 from ppsd.formats.safetensors_file import Digest, SafetensorsFile, TensorSource
-from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
-from ppsd.models.saving import component_bytes, load_weights, read_config, save_component, weights_file
+from ppsd.models.saving import component_bytes, has_config, load_weights, read_config, save_component, weights_file
 
 _TEXT_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "vocab_size")
 
 
+Trained = Mapping[str, nn.Layer]
+"""What a run trains, by name; the first one is what is averaged."""
+
+
 def save_trained(
     folder: Path,
-    bundle: Bundle,
-    train_text_encoder: bool,
+    trained: Trained,
     ema: Optional[EMA] = None,
     masters: Optional[Mapping[str, paddle.Tensor]] = None,
 ) -> dict[Path, Digest]:
-    """`folder/unet` (with an `ema` variant), and `folder/text_encoder` where it is trained."""
-    written = save_component(bundle.unet, folder / "unet", masters=masters)
-    if ema is not None:
-        count = {"ema_updates": str(ema.updates)}
-        written |= save_component(bundle.unet, folder / "unet", weights=ema.state_dict(), variant="ema", metadata=count)
-    if train_text_encoder:
-        written |= save_component(bundle.text_encoder, folder / "text_encoder", masters=masters)
+    """A subfolder each; that of the averaged layer has an `ema` variant, too."""
+    written: dict[Path, Digest] = {}
+    for name, layer in trained.items():
+        written |= save_component(layer, folder / name, masters=masters)
+        if ema is not None and layer is ema.layer:
+            count = {"ema_updates": str(ema.updates)}
+            written |= save_component(layer, folder / name, weights=ema.state_dict(), variant="ema", metadata=count)
     return written
 
 
-def trained_bytes(bundle: Bundle, train_text_encoder: bool, ema: Optional[EMA]) -> int:
+def trained_bytes(trained: Trained, ema: Optional[EMA]) -> int:
     """What `save_trained` writes."""
-    text = component_bytes(bundle.text_encoder) if train_text_encoder else 0
-    return component_bytes(bundle.unet) * (1 if ema is None else 2) + text
+    return sum(component_bytes(layer) * (2 if ema and layer is ema.layer else 1) for layer in trained.values())
 
 
 def load_trained(
     folder: Path,
-    bundle: Bundle,
-    train_text_encoder: bool,
+    trained: Trained,
     ema: Optional[EMA],
     open_file: Callable[[Path], TensorSource] = SafetensorsFile,
 ) -> None:
     """What `save_trained` wrote, back into the layers. Raises ValueError when something is missing or differs."""
-    load_weights(bundle.unet, open_file(folder / "unet" / weights_file(bundle.unet)))
-    if train_text_encoder:
-        load_weights(bundle.text_encoder, open_file(folder / "text_encoder" / weights_file(bundle.text_encoder)))
-    if ema is not None:
-        ema.load(open_file(folder / "unet" / weights_file(bundle.unet, "ema")))
+    for name, layer in trained.items():
+        load_weights(layer, open_file(folder / name / weights_file(layer)))
+        if ema is not None and layer is ema.layer:
+            ema.load(open_file(folder / name / weights_file(layer, "ema")))
 
 
-def check_architecture(folder: Path, bundle: Bundle, train_text_encoder: bool) -> None:
+def check_architecture(folder: Path, trained: Trained) -> None:
     """Raise ValueError where the checkpoint's networks are built otherwise than this run's.
 
     Most of what a config says shows in no weight's shape: heads, norms, activations.
     """
-    now = {key: _plain(value) for key, value in bundle.unet.config.items()}
-    _compare(folder / "unet", now, set(now) - {"sample_size"}, "--unet_name_or_path")
-    if train_text_encoder:
-        text = bundle.text_encoder.config.to_dict()
-        _compare(folder / "text_encoder", text, set(_TEXT_KEYS), "--text_encoder_name_or_path")
+    for name, layer in trained.items():
+        if not has_config(layer):
+            continue
+        config = layer.config.to_dict() if hasattr(layer.config, "to_dict") else dict(layer.config.items())
+        now = {key: _plain(value) for key, value in config.items()} if name != "text_encoder" else config
+        keys = set(_TEXT_KEYS) if name == "text_encoder" else set(now) - {"sample_size"}
+        _compare(folder / name, now, keys, f"--{name}_name_or_path")
 
 
 def _compare(folder: Path, now: Mapping[str, Any], keys: set[str], flag: str) -> None:

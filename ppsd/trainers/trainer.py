@@ -18,14 +18,16 @@ from ppsd.diffusion.draws import draw
 from ppsd.diffusion.objective import reduce
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
-from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, PreviewCallback, ProgressCallback
+from ppsd.trainers.changes import settings
 from ppsd.trainers.checkpointing import CheckpointingTrainer
 from ppsd.trainers.gradients import install_judge
 from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.meter import Meter
+from ppsd.trainers.method import Method
 from ppsd.trainers.optimizer import trained_parameters, undecayed
 from ppsd.trainers.processes import from_first
+from ppsd.trainers.run import Run
 from ppsd.trainers.run_state import load_positions
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.watching import Watch, make_watch
@@ -33,30 +35,26 @@ from ppsd.trainers.watching import Watch, make_watch
 logger = logging.getLogger(__name__)
 
 
-class StableDiffusionTrainer(CheckpointingTrainer):
-    """`make_loader(positions)` gives the batches, from the start (None) or from where saved positions say.
+class StableDiffusionTrainer(Method, CheckpointingTrainer):
+    """Text-to-image training. A method is a subclass that overrides what it does otherwise (see Method).
 
+    `make_loader(positions)` gives the batches, from the start (None) or from where saved positions say.
     cached: they are of latents that were checked against the bundle (ppsd.trainers.cached_data).
-    flags: what checkpoints say the run was told (ppsd.trainers.changes).
     """
 
     def __init__(
         self,
+        run: Run,
         bundle: Bundle,
         step: DiffusionStep,
-        args: SDTrainingArguments,
         make_loader: Callable[[Optional[list]], Any],
         *,
-        noise_offset: float = 0.0,
-        input_perturbation: float = 0.0,
-        num_inference_steps: int = 50,
         cached: bool = False,
-        flags: Optional[Mapping[str, Any]] = None,
     ) -> None:
-        self.flags = dict(flags or {})
+        args = run.args
+        self.run, self.flags = run, settings(run)
         self.bundle, self.make_loader, self.cached = bundle, make_loader, cached
-        self.noise = {"noise_offset": noise_offset, "input_perturbation": input_perturbation}
-        self.ema = EMA(bundle.unet, args.ema_decay) if args.use_ema else None
+        self.ema = EMA(next(iter(step.trained.values())), args.ema_decay) if args.use_ema else None
         self.meter, self.heart = Meter(), Heart()
         halved = (args.bf16 or args.fp16) and args.fp16_opt_level == "O2"
         self.originals = frozen_weights(bundle) if halved else {}
@@ -68,7 +66,7 @@ class StableDiffusionTrainer(CheckpointingTrainer):
             self.ema,
             self.autocast_smart_context_manager,
             self._visualdl,
-            num_inference_steps,
+            run.model.num_inference_steps,
             self.heart,
         )
         self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)
@@ -113,7 +111,8 @@ class StableDiffusionTrainer(CheckpointingTrainer):
             inputs["seed"],
             self._latent_shape(inputs),
             num_train_timesteps=self.step.objective.schedule.num_train_timesteps,
-            **self.noise,
+            noise_offset=self.run.model.noise_offset,
+            input_perturbation=self.run.model.input_perturbation,
         )
         if "moments" in inputs and not self.cached:
             raise ValueError("--file_list mixes images and cached latents: cache all of it, or none")
@@ -139,7 +138,7 @@ class StableDiffusionTrainer(CheckpointingTrainer):
             kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)[1]
             self.optimizer = AdamW(
                 learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-                parameters=trained_parameters(self.step, learning_rate_ratios(self.args)),
+                parameters=trained_parameters(self.step.trained, learning_rate_ratios(self.run)),
                 apply_decay_param_fun=lambda name: name not in kept,
                 weight_decay=self.args.weight_decay,
                 multi_precision=self.args.fp16_opt_level == "O2",
@@ -199,11 +198,12 @@ class _Watched:
 
 def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:
     """Copies in host memory, by paddle name, of what is not trained."""
-    layers = (bundle.vae, bundle.text_encoder)
-    return {p.name: p.detach().cpu().clone() for layer in layers for p in layer.parameters() if p.stop_gradient}
+    frozen = [p for layer in bundle.layers() for p in layer.parameters() if p.stop_gradient]
+    return {p.name: p.detach().cpu().clone() for p in frozen}
 
 
-def learning_rate_ratios(args: SDTrainingArguments) -> dict[str, float]:
-    """What to multiply `args.learning_rate` by for each part."""
+def learning_rate_ratios(run: Run) -> dict[str, float]:
+    """What to multiply `args.learning_rate` by for each trained layer that has a rate of its own."""
+    args = run.args
     rates = {"unet": args.unet_learning_rate, "text_encoder": args.text_encoder_learning_rate}
     return {name: rate / args.learning_rate for name, rate in rates.items() if rate is not None and args.learning_rate}

@@ -27,10 +27,9 @@ import paddle
 from paddlenlp.utils.log import logger as paddlenlp_logger
 from ppdiffusers import DDIMScheduler
 
-from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.building import build_trainer
 from ppsd.trainers.optimizer_state import create_accumulators
-from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.pretrain import build_trainer
+from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.resuming import choose_checkpoint
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.images import write_parts
@@ -70,7 +69,7 @@ def make_trainer(folder: Path, unet: Path) -> StableDiffusionTrainer:
     flags = f"""--pretrained_model_name_or_path {folder} --unet_name_or_path {unet} --resolution 64
         --file_list {folder / "set.filelist.list"} --output_dir {folder / "out"} --max_steps 10 --use_ema True
         --per_device_train_batch_size 1 --report_to none""".split()
-    trainer = build_trainer(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), flags))
+    trainer = build_trainer(StableDiffusionTrainer, parse_run(None, flags))
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     return trainer
 

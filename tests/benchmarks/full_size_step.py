@@ -21,11 +21,11 @@ from paddlenlp.trainer import TrainerCallback
 from ppdiffusers import AutoencoderKL, DDPMScheduler
 from ppdiffusers.transformers import CLIPTextConfig, CLIPTextModel
 
-from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.building import build_trainer
 from ppsd.trainers.console import show_log
 from ppsd.trainers.meter import peak_memory_gb
-from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.pretrain import build_trainer
+from ppsd.trainers.parsing import parse_run
+from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.images import write_parts
 from tests.tiny import tiny_tokenizer
 
@@ -82,9 +82,7 @@ def main() -> None:
             --output_dir {folder / "out"} --save_strategy no --image_logging_steps -1 --logging_steps 1
             --report_to none --disable_tqdm True""".split()
         start = time.perf_counter()
-        trainer = build_trainer(
-            *parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), flags + args.flags)
-        )
+        trainer = build_trainer(StableDiffusionTrainer, parse_run(None, flags + args.flags))
         built, clock = time.perf_counter() - start, Clock()
         trainer.add_callback(clock)
         trainer.train()

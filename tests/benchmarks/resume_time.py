@@ -39,9 +39,10 @@ from ppsd.data.stream import SampleStream
 from ppsd.data.tokens import TokenizeCaptions
 from ppsd.formats.inflate import inflated, pieces
 from ppsd.formats.laion import write_part
-from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
-from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.pretrain import build_trainer, pretrain
+from ppsd.trainers.building import build_trainer
+from ppsd.trainers.parsing import parse_run
+from ppsd.trainers.running import train
+from ppsd.trainers.trainer import StableDiffusionTrainer
 from ppsd.types import Sample
 from tests.benchmarks.photo_set import make_records
 from tests.images import write_lists
@@ -133,10 +134,9 @@ class FirstBatch(TrainerCallback):
 
 def first_step(flags: Sequence[str], workers: int, checkpoint: Optional[Path], position: Position) -> float:
     """Seconds from loading the models until the trainer has its first batch."""
-    types = (ModelArguments, DataArguments, SDTrainingArguments)
-    arguments = parse_arguments(types, [*flags, "--dataloader_num_workers", str(workers)])
+    run = parse_run(None, [*flags, "--dataloader_num_workers", str(workers)])
     clock, begin = FirstBatch(), time.perf_counter()
-    trainer = build_trainer(*arguments)
+    trainer = build_trainer(StableDiffusionTrainer, run)
     make_loader = trainer.make_loader
     trainer.make_loader = lambda positions: make_loader(position)
     trainer.add_callback(clock)
@@ -152,7 +152,7 @@ def make_checkpoint(folder: Path, data: Set) -> tuple[list[str], Path]:
         --file_list {data.file_list} --resolution {RESOLUTION} --per_device_train_batch_size {BATCH_SIZE}
         --output_dir {folder / "out"} --save_steps 1 --image_logging_steps -1 --logging_steps 1000
         --report_to none --disable_tqdm True --seed {SEED}""".split()
-    pretrain(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), [*flags, "--max_steps", "1"]))
+    train(StableDiffusionTrainer, parse_run(None, [*flags, "--max_steps", "1"]))
     return [*flags, "--max_steps", "1000", "--save_strategy", "no"], folder / "out" / "checkpoint-1"
 
 

@@ -29,9 +29,10 @@ from paddlenlp.trainer import TrainerCallback
 from paddlenlp.utils.log import logger as paddlenlp_logger
 from ppdiffusers import DDPMScheduler
 
-from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
-from ppsd.trainers.parsing import parse_arguments
-from ppsd.trainers.pretrain import build_trainer
+from ppsd.trainers.building import build_trainer
+from ppsd.trainers.parsing import parse_run
+from ppsd.trainers.run import Run
+from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.images import write_parts
 from tests.tiny import UNET_CONFIG, tiny_pipeline_dir
 
@@ -43,8 +44,8 @@ GOAL = 1.03
 class BareLoop:
     """The loop that a careful user would write; every call of `run` makes one step."""
 
-    def __init__(self, arguments: tuple[ModelArguments, DataArguments, SDTrainingArguments]) -> None:
-        parts, args = build_trainer(*arguments), arguments[2]
+    def __init__(self, run: Run) -> None:
+        parts, args = build_trainer(StableDiffusionTrainer, run), run.args
         self.vae, self.text_encoder, self.unet = parts.bundle.vae, parts.bundle.text_encoder, parts.bundle.unet
         self.scaling = self.vae.config.scaling_factor
         self.scheduler = DDPMScheduler.from_config(parts.bundle.scheduler_config, prediction_type="epsilon")
@@ -138,9 +139,9 @@ def measure(folder: Path, inputs: dict[str, Any], blocks: int) -> Interleave:
         "check_data": "off",
     }
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    arguments = parse_arguments((ModelArguments, DataArguments, SDTrainingArguments), flags)
-    interleave = Interleave(BareLoop(arguments))
-    trainer = build_trainer(*arguments)
+    run = parse_run(None, flags)
+    interleave = Interleave(BareLoop(run))
+    trainer = build_trainer(StableDiffusionTrainer, run)
     trainer.add_callback(interleave)
     trainer.train()
     return interleave

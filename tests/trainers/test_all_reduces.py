@@ -19,7 +19,7 @@ import json, pathlib, sys
 import paddle
 from paddlenlp.trainer import TrainerCallback
 import ppsd.compat
-from ppsd.trainers import pretrain, trainer
+from ppsd.trainers import pretrain, running, trainer
 
 def apart(step):
     both = []
@@ -47,7 +47,7 @@ def building(*args):
     return built[0]
 
 found, at_optimizer, built = [], [], []
-build_trainer, pretrain.build_trainer = pretrain.build_trainer, building
+build_trainer, running.build_trainer = running.build_trainer, building
 leave, ppsd.compat.leave_process_group = ppsd.compat.leave_process_group, leaving
 pretrain.StableDiffusionTrainer = Recording
 pretrain.main(sys.argv[1:])

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from ppsd.trainers import pretrain
+from ppsd.trainers import running
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
 from ppsd.trainers.changes import BATCH, HARMLESS, changes, settings
+from ppsd.trainers.run import Run as Flags
 from tests.tiny import UNET_CONFIG
 from tests.trainers.conftest import Run, assert_same_weights, losses, parse, weights
 from tests.trainers.recording import Recorded, record
 
 
 def told(run: Run, output: Path, **flags: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(settings(*parse(run.flags(output, **flags)))))
+    return json.loads(json.dumps(settings(Flags(*parse(run.flags(output, **flags))))))
 
 
 def test_every_harmless_flag_exists() -> None:
@@ -92,9 +93,9 @@ def test_one_warning_names_all(tiny_run: Run, tmp_path: Path, caplog: pytest.Log
 
 def test_another_paddle_is_named(tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tiny_run.train(tmp_path, max_steps=1)
-    version = pretrain.paddle.__version__
+    version = running.paddle.__version__
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING", logger="ppsd"):
-        patch.setattr(pretrain.paddle, "__version__", "9.9")
+        patch.setattr(running.paddle, "__version__", "9.9")
         tiny_run.train(tmp_path, max_steps=1)
     assert [text.split(": ")[1] for text in warnings(caplog)] == [f"paddle was {version} and is 9.9"]
 

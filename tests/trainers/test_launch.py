@@ -18,7 +18,7 @@ from tests.trainers.conftest import Run, losses, weights
 SCRIPT = Path(__file__).parents[2] / "examples" / "stable_diffusion" / "train_txt2img_laion400m_trainer.py"
 RECORD = """
 import hashlib, json, pathlib, sys
-from ppsd.trainers import pretrain, trainer
+from ppsd.trainers import pretrain, running, trainer
 
 class Recording(trainer.StableDiffusionTrainer):
     def compute_loss(self, model, inputs, return_outputs=False):
@@ -32,7 +32,7 @@ class Recording(trainer.StableDiffusionTrainer):
         return super().export()
 
 checked = pathlib.Path("checked")
-report_data, build_trainer = pretrain.report_data, pretrain.build_trainer
+report_data, build_trainer = running.report_data, running.build_trainer
 
 def reporting(*args):
     report_data(*args)
@@ -42,7 +42,7 @@ def building(*args):
     assert checked.exists(), "a process did not wait for the check of the data"
     return build_trainer(*args)
 
-pretrain.report_data, pretrain.build_trainer = reporting, building
+running.report_data, running.build_trainer = reporting, building
 pretrain.StableDiffusionTrainer = Recording
 pretrain.main(sys.argv[1:])
 """

@@ -24,7 +24,8 @@ def modes(layer: paddle.nn.Layer) -> set[bool]:
 def test_what_is_trained_is_in_training_mode_and_nothing_else(tiny_run: Run, train_text_encoder: bool) -> None:
     bundle = load_bundle(str(tiny_run.pipeline))
     objective = Objective(NoiseSchedule.from_config(bundle.scheduler_config, None, source="test"))
-    step = DiffusionStep(bundle, objective, train_text_encoder)
+    trained = {"unet": bundle.unet, **({"text_encoder": bundle.text_encoder} if train_text_encoder else {})}
+    step = DiffusionStep(bundle, objective, trained)
     pixels = paddle.zeros([1, 3, 16, 16], "uint8")
     draws = draw(np.array([3]), (4, 2, 2), num_train_timesteps=1000)
 

@@ -271,6 +271,11 @@ def test_epochs_give_the_number_of_steps(tiny_run: Run, tmp_path: Path) -> None:
     assert trainer.state.global_step == 3  # 9 records are 2 whole steps of 4
 
 
+def test_a_stream_without_end_needs_its_steps(tiny_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no known length: give --max_steps"):
+        tiny_run.train(tmp_path, max_steps=0)
+
+
 def test_ema_of_an_unaveraged_checkpoint_is_refused(tiny_run: Run, tmp_path: Path) -> None:
     tiny_run.train(tmp_path, max_steps=3)
     with pytest.raises(ValueError, match=r"--use_ema: .* was saved without EMA"):

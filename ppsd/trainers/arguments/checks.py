@@ -33,10 +33,6 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: SDTrai
         raise ValueError(
             f"--save_steps is {training.save_steps}; it must be above 0 (--save_strategy no saves nothing)"
         )
-    if training.max_steps <= 0 and data.num_records is None:
-        raise ValueError(
-            "a stream has no known length: give --max_steps, or --num_records (an epoch's) with --num_train_epochs"
-        )
     if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
         raise ValueError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0")
     model.check_text()
@@ -98,7 +94,6 @@ def _check_sharding(asked: list[str], used: bool, on_cpu: bool) -> None:
 
 _CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
-    "optim": ("adamw",),
     "check_data": ("quick", "full", "off"),
     "fp16_opt_level": ("O1", "O2"),
     "on_save_error": ("stop", "continue"),

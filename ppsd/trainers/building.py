@@ -1,0 +1,140 @@
+"""The parts of a run in memory: models, step, batches, trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Optional
+
+import ppsd.compat
+
+import paddle
+
+from ppsd.data.config import StreamConfig
+from ppsd.data.inspection.check import check_data
+from ppsd.data.loader import StreamLoader
+from ppsd.diffusion.objective import Objective
+from ppsd.diffusion.schedule import NoiseSchedule
+from ppsd.models.bundle import Bundle, load_bundle, load_tokenizer
+from ppsd.models.memory import use_memory_efficient_attention, use_recompute
+from ppsd.trainers.cached_data import check_cached
+from ppsd.trainers.run import Run
+from ppsd.trainers.step import DiffusionStep
+from ppsd.trainers.trainer import StableDiffusionTrainer
+from ppsd.types import World
+
+logger = logging.getLogger(__name__)
+
+
+def stream_config(method: type[StableDiffusionTrainer], run: Run) -> StreamConfig:
+    """What the stream is told; most of it are flags of the same name."""
+    shared = {field.name for field in fields(StreamConfig)} & {field.name for field in fields(run.data)}
+    flags = {name: getattr(run.data, name) for name in shared}
+    return method.data_config(
+        run,
+        StreamConfig(
+            dialect=run.data.data_format,
+            resolution=run.args.resolution,
+            max_length=run.model.model_max_length,
+            **flags,
+        ),
+    )
+
+
+def report_data(method: type[StableDiffusionTrainer], run: Run, sources: Sequence[Any]) -> None:
+    """Log what a check of the data finds, before anything large is loaded. Raises ValueError for useless data."""
+    model, args = run.model, run.args
+    tokenizer = load_tokenizer(
+        model.pretrained_model_name_or_path, model.tokenizer_name, model_max_length=model.model_max_length
+    )
+    found = check_data(
+        stream_config(method, run),
+        tokenizer,
+        run.data.check_data,
+        seed=args.seed,
+        num_workers=args.dataloader_num_workers,
+        sources=sources,
+    )
+    first, *warnings = found.lines()
+    logger.info("%s", first)
+    for warning in warnings:
+        logger.warning("%s", warning)
+
+
+def build_trainer(
+    method: type[StableDiffusionTrainer],
+    run: Run,
+    sources: Optional[Sequence[Any]] = None,
+    cached: Optional[Mapping[str, Any]] = None,
+) -> StableDiffusionTrainer:
+    """Everything in memory, nothing trained yet. `cached`: the fingerprint of the data's cached latents."""
+    bundle = build_bundle(run)
+    if cached is not None:
+        check_cached(cached, bundle, run.model, run.data, run.args)
+    step = build_step(method, run, bundle)
+    make_loader = loader_factory(method, run, bundle.tokenizer, sources, cached)
+    return method(run, bundle, step, make_loader, cached=cached is not None)
+
+
+def build_bundle(run: Run) -> Bundle:
+    """The models that the flags name, on the device."""
+    model, args = run.model, run.args
+    if args.fused_linear:
+        ppsd.compat.use_fused_linear()
+    paddle.seed(args.seed)
+    bundle = load_bundle(
+        model.pretrained_model_name_or_path,
+        vae=model.vae_name_or_path,
+        text_encoder=model.text_encoder_name_or_path,
+        unet=model.unet_name_or_path,
+        tokenizer=model.tokenizer_name,
+        model_max_length=model.model_max_length,
+    )
+    factor = bundle.vae_scale_factor
+    if args.resolution % factor:
+        raise ValueError(f"--resolution is {args.resolution}; it must be a multiple of {factor}")
+    bundle.unet.register_to_config(sample_size=args.resolution // factor)  # what pictures are drawn at by default
+    return bundle
+
+
+def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -> DiffusionStep:
+    """The forward pass, with the memory settings of the flags."""
+    model, args = run.model, run.args
+    method.adapt(run, bundle)
+    trained = method.trained_layers(run, bundle)
+    if args.recompute:
+        use_recompute(bundle, "text_encoder" in trained)
+    if args.enable_xformers_memory_efficient_attention:
+        use_memory_efficient_attention(bundle)
+    where = f"scheduler of {model.pretrained_model_name_or_path}"
+    schedule = NoiseSchedule.from_config(bundle.scheduler_config, model.prediction_type, source=where)
+    return DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), trained)
+
+
+def loader_factory(
+    method: type[StableDiffusionTrainer],
+    run: Run,
+    tokenizer: Any,
+    sources: Optional[Sequence[Any]] = None,
+    cached: Optional[Mapping[str, Any]] = None,
+) -> Callable[[Optional[list]], StreamLoader]:
+    """How the trainer gets its batches, from the start or from saved positions. `cached`: the latents' fingerprint."""
+    config, args = replace(stream_config(method, run), latents=cached), run.args
+    if sources is None or cached is not None:  # the readers of cached latents check each part's fingerprint
+        sources = method.open_data(run, config)
+
+    def make(positions: Optional[list]) -> StreamLoader:
+        return StreamLoader(
+            config,
+            tokenizer,
+            batch_size=method.batch_size(run),
+            world=World(args.dataset_rank, args.dataset_world_size),
+            num_workers=args.dataloader_num_workers,
+            seed=args.seed,
+            batches_per_step=args.gradient_accumulation_steps,
+            position=positions,
+            sources=sources,
+        )
+
+    return make

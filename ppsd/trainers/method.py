@@ -1,0 +1,59 @@
+"""What a way of training says of its own. Each has a default, which is text-to-image training of the UNet."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from paddle import nn
+
+from ppsd.data.config import StreamConfig
+from ppsd.data.source import open_sources
+from ppsd.models.bundle import Bundle
+from ppsd.trainers.run import Run
+
+
+class Method:
+    """The hooks of a training run, in the order in which ppsd.trainers.running calls them. All processes do.
+
+    Beside these a method may override `write_export` (what is given away in the end) and any method of the Trainer.
+    """
+
+    own_arguments: Optional[type] = None
+    """A dataclass of the method's own flags; `run.own` then is one."""
+
+    @classmethod
+    def check(cls, run: Run) -> None:
+        """Raise ValueError, naming the flag, for values that cannot work; run.check() has looked at the common ones."""
+
+    @classmethod
+    def prepare(cls, run: Run) -> None:
+        """Make what the data needs before it is opened."""
+
+    @classmethod
+    def data_config(cls, run: Run, config: StreamConfig) -> StreamConfig:
+        """What the stream is told; `config` is what the flags say."""
+        return config
+
+    @classmethod
+    def open_data(cls, run: Run, config: StreamConfig) -> list[Any]:
+        """The sources of records."""
+        return list(open_sources(config))
+
+    @classmethod
+    def batch_size(cls, run: Run) -> int:
+        """Samples that a device sees at a time."""
+        return run.args.per_device_train_batch_size
+
+    @classmethod
+    def trained_names(cls, run: Run) -> tuple[str, ...]:
+        """Names of the layers of the bundle that are trained; the first is what an EMA averages."""
+        return ("unet", "text_encoder") if run.model.train_text_encoder else ("unet",)
+
+    @classmethod
+    def adapt(cls, run: Run, bundle: Bundle) -> None:
+        """Add to the models what is to be trained."""
+
+    @classmethod
+    def trained_layers(cls, run: Run, bundle: Bundle) -> dict[str, nn.Layer]:
+        """The layers of `trained_names`; all of their parameters are trained."""
+        return {name: getattr(bundle, name) for name in cls.trained_names(run)}

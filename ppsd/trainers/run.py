@@ -1,0 +1,30 @@
+"""What a run was told, and what it has found out about its length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
+
+
+@dataclass
+class Run:
+    """The flags by topic; `own` is the method's own dataclass, where it has one.
+
+    steps_per_epoch: optimizer steps, where an epoch is known (see ppsd.trainers.starting.set_steps).
+    """
+
+    model: ModelArguments
+    data: DataArguments
+    args: SDTrainingArguments
+    own: Any = None
+    steps_per_epoch: Optional[int] = None
+
+    def groups(self) -> list[Any]:
+        """The argument dataclasses."""
+        return [group for group in (self.model, self.data, self.args, self.own) if group is not None]
+
+    def check(self) -> None:
+        """Raise ValueError, naming the flag, for values that cannot work."""
+        check_arguments(self.model, self.data, self.args)
