@@ -20,30 +20,50 @@ from ppsd.trainers.arguments import (
 )
 from ppsd.trainers.run import Run
 
-# Flags of diffusers' and kohya's scripts, and the flag here that does the same.
-ELSEWHERE = {
+# Flags of diffusers' and kohya's scripts that mean the same as one here, value for value.
+ALIASES = {
     "train_batch_size": "per_device_train_batch_size",
     "max_train_steps": "max_steps",
     "max_train_epochs": "num_train_epochs",
     "checkpointing_steps": "save_steps",
     "save_every_n_steps": "save_steps",
     "checkpoints_total_limit": "save_total_limit",
-    "validation_steps": "image_logging_steps",
-    "sample_every_n_steps": "image_logging_steps",
     "validation_prompt": "validation_prompts",
-    "sample_prompts": "validation_prompts",
+    "sample_every_n_steps": "image_logging_steps",
     "lr_scheduler": "lr_scheduler_type",
     "lr_warmup_steps": "warmup_steps",
+    "gradient_checkpointing": "recompute",
     "min_snr_gamma": "snr_gamma",
     "proportion_empty_prompts": "caption_dropout_rate",
-    "mixed_precision": "bf16 or --fp16",
     "adam_weight_decay": "weight_decay",
     "max_data_loader_n_workers": "dataloader_num_workers",
     "unet_lr": "unet_learning_rate",
     "text_encoder_lr": "text_encoder_learning_rate",
-    "max_token_length": "model_max_length",
     "xformers": "enable_xformers_memory_efficient_attention",
-    "benchmark": "logging_steps (throughput is in every log line)",
+    "use_xformers": "enable_xformers_memory_efficient_attention",
+}
+_PRECISIONS = {"no": [], "bf16": ["--bf16"], "fp16": ["--fp16"]}
+
+# Flags of theirs that are something else here, and what to do.
+ELSEWHERE = {
+    "benchmark": "throughput is in every log line (--logging_steps)",
+    "push_to_hub": "nothing is uploaded: the result is in --output_dir",
+    "hub_token": "nothing is uploaded: the result is in --output_dir",
+    "hub_model_id": "nothing is uploaded: the result is in --output_dir",
+    "revision": "give the folder of a downloaded model, or its hub name alone",
+    "variant": "give the folder of a downloaded model, or its hub name alone",
+    "non_ema_revision": "give the folder of a downloaded model, or its hub name alone",
+    "cache_dir": "models are downloaded to the folder that PPNLP_HOME names",
+    "allow_tf32": "set NVIDIA_TF32_OVERRIDE=1 (or 0) in the environment",
+    "scale_lr": "multiply --learning_rate by devices x --gradient_accumulation_steps x batch size yourself",
+    "lr_num_cycles": "only schedules without restarts are there (--lr_scheduler_type)",
+    "tracker_project_name": "logs go to --logging_dir (--report_to visualdl)",
+    "logging_tracker": "logs go to --logging_dir (--report_to visualdl)",
+    "save_model_as": "the result is a pipeline folder of safetensors; tools/ convert it",
+    "output_name": "the result is in --output_dir",
+    "save_precision": "weights are saved in float32; tools/ convert them",
+    "network_module": "that is LoRA's",
+    "dataset_config": "folders are given by --train_data_dir, mixed data by --file_list",
 }
 
 
@@ -76,7 +96,7 @@ def parse_arguments(types: Iterable[Any], args: Optional[Sequence[str]] = None, 
     try:
         parser.set_defaults(**{k: v for k, v in recipe_defaults().items() if k in known})
         recipe = _recipe(argv, known)
-        namespace, rest = parser.parse_known_args(recipe + argv)
+        namespace, rest = parser.parse_known_args(recipe + _translated(argv, known))
         if rest:
             raise ValueError(_unknown(rest[0], known))
         values = vars(namespace)
@@ -109,12 +129,35 @@ def _read_recipe(path: str, known: set[str]) -> list[str]:
     if not isinstance(recipe, dict):
         raise ValueError(f"--config: {path} must hold `flag: value` lines")
     flags = []
-    for key, value in recipe.items():
+    for name, value in recipe.items():
+        key = name if name in known else ALIASES.get(name, name)
         if key not in known:
             raise ValueError(f"--config: {path}: unknown key {key!r}{_nearest(str(key), known)}")
         if value is not None:
             flags += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return flags
+
+
+def _translated(argv: Sequence[str], known: set[str]) -> list[str]:
+    """The same words with the names of other recipes' flags replaced. Raises ValueError for an unknown precision."""
+    words: list[str] = []
+    for word in argv:
+        name, equals, value = word[2:].partition("=") if word.startswith("--") else ("", "", word)
+        if words[-1:] == ["--mixed_precision"]:
+            words[-1:] = _precision(word)
+        elif name == "mixed_precision" and equals:
+            words += _precision(value)
+        elif name in ALIASES and name not in known:
+            words.append(f"--{ALIASES[name]}{equals}{value}")
+        else:
+            words.append(word)
+    return words
+
+
+def _precision(name: str) -> list[str]:
+    if name not in _PRECISIONS:
+        raise ValueError(f"--mixed_precision {name}: it must be one of {', '.join(_PRECISIONS)}")
+    return _PRECISIONS[name]
 
 
 def _unknown(arg: str, known: set[str]) -> str:
@@ -128,6 +171,6 @@ def _nearest(name: str, known: set[str]) -> str:
     if name in MEANINGLESS:
         return ": it is paddlenlp's and has no meaning in this trainer; leave it out"
     if name in ELSEWHERE:
-        return f"; here it is --{ELSEWHERE[name]}"
+        return f": {ELSEWHERE[name]}"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""

@@ -44,8 +44,30 @@ def test_the_public_recipe_parses() -> None:
 
 def test_an_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown flag --max_step; did you mean max_steps?" in fails(capsys, [*NEEDED, "--max_step", "3"])
-    assert "here it is --snr_gamma" in fails(capsys, [*NEEDED, "--min_snr_gamma=5"])
+    assert "unknown flag --push_to_hub: nothing is uploaded" in fails(capsys, [*NEEDED, "--push_to_hub"])
     assert "'stray' belongs to no flag" in fails(capsys, [*NEEDED, "stray"])
+
+
+# Of the commands in diffusers' and kohya's documentation.
+FOREIGN = """--output_dir out --train_batch_size 3 --max_train_steps=7 --checkpointing_steps 9 --lr_scheduler cosine
+--lr_warmup_steps 4 --min_snr_gamma=5 --adam_weight_decay 0.5 --checkpoints_total_limit 2 --validation_prompt hello
+--mixed_precision no --unet_lr 0.25 --gradient_checkpointing --max_data_loader_n_workers 2"""
+
+
+def test_flags_of_other_recipes_mean_the_same_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, _, args = parse(FOREIGN.split())
+    assert (args.per_device_train_batch_size, args.max_steps, args.save_steps, args.save_total_limit) == (3, 7, 9, 2)
+    assert (args.lr_scheduler_type.value, args.warmup_steps, args.weight_decay) == ("cosine", 4, 0.5)
+    assert (model.snr_gamma, args.validation_prompts, args.unet_learning_rate) == (5, ["hello"], 0.25)
+    assert (args.recompute, args.dataloader_num_workers) == (True, 2)
+    assert parse([*NEEDED, "--mixed_precision", "bf16"])[2].bf16
+    assert parse([*NEEDED, "--mixed_precision=fp16"])[2].fp16
+    assert "--mixed_precision fp8: it must be one of no, bf16, fp16" in fails(
+        capsys, [*NEEDED, "--mixed_precision=fp8"]
+    )
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("train_batch_size: 6\n")
+    assert parse([*NEEDED, "--config", str(recipe)])[2].per_device_train_batch_size == 6
 
 
 @pytest.mark.parametrize("name", sorted(MEANINGLESS))
