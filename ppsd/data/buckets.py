@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
+
+from ppsd.data.config import StreamConfig
 
 Size = tuple[int, int]
 
@@ -72,6 +74,14 @@ class Buckets:
 
     def _rounded(self, side: float) -> int:
         return max(1, int(side + 0.5) // self._steps) * self._steps
+
+
+def buckets_of(config: StreamConfig) -> Optional[Buckets]:
+    """Those that a stream crops to, if it does."""
+    if not config.enable_bucket:
+        return None
+    sides = (config.min_bucket_reso, config.max_bucket_reso, config.bucket_reso_steps)
+    return Buckets(config.resolution, *sides, config.bucket_no_upscale)
 
 
 def bucket_sizes(resolution: int, shortest: int, longest: int, steps: int) -> list[Size]:

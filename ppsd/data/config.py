@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ppsd.data.captions import RULES
+from ppsd.data.captions import RULES, check_captions
 from ppsd.data.decode import MAX_IMAGE_PIXELS
+from ppsd.data.tokens import chunks_of
 from ppsd.data.transforms import INTERPOLATIONS
 from ppsd.formats.parts import DATA_FORMATS
 
@@ -28,8 +29,13 @@ class StreamConfig:
     shuffle_buffer_mb: MiB of undecoded records that all lanes of all devices together hold at most.
     image_column, caption_column: names in webdataset, parquet and image folder data; None: the usual ones.
     caption_rule: which of a record's captions is used (see ppsd.data.captions).
+    caption_prefix, trigger_words, undesired_tags, shuffle_caption, keep_tokens, caption_tag_dropout_rate: what else is
+    done to it (see there). trigger_words and undesired_tags are separated by commas.
+    max_length: ids of a caption with both ends, or of each of its chunks. max_token_length: 150 or 225 for two or three
+    chunks (see ppsd.data.tokens).
     filter: which records are used (see ppsd.data.filters).
     enable_bucket ... bucket_no_upscale: aspect-ratio buckets (see ppsd.data.buckets).
+    alternate: the sources take turns, one sample each (a batch each, with buckets), whatever their weights.
     latents: the fingerprint of cached latents, where that is what the parts are: any other part is an error.
     """
 
@@ -58,6 +64,14 @@ class StreamConfig:
     bucket_reso_steps: int = 64
     bucket_no_upscale: bool = False
     latents: Optional[Mapping[str, Any]] = None
+    caption_prefix: Optional[str] = None
+    trigger_words: Optional[str] = None
+    undesired_tags: Optional[str] = None
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    caption_tag_dropout_rate: float = 0.0
+    max_token_length: Optional[int] = None
+    alternate: bool = False
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:
@@ -67,8 +81,8 @@ class StreamConfig:
             raise ValueError(f"--data_format {self.dialect!r} is not one of {', '.join(DATA_FORMATS)}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"--interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS)}")
-        if not 0 <= self.caption_dropout_rate <= 1:
-            raise ValueError(f"--caption_dropout_rate {self.caption_dropout_rate} is not between 0 and 1")
+        check_captions(self)
+        chunks_of(self.max_token_length, self.max_length)
         if self.shuffle_every_n_samples < 0:
             raise ValueError(
                 f"--shuffle_every_n_samples {self.shuffle_every_n_samples} is negative; 0 does not shuffle"
@@ -83,6 +97,16 @@ class StreamConfig:
             raise ValueError(f"--caption_rule {self.caption_rule!r} is not one of {', '.join(RULES)}")
         if self.enable_bucket:
             self._check_buckets()
+
+    @property
+    def chunks(self) -> int:
+        """Into how many runs of max_length ids a caption goes."""
+        return chunks_of(self.max_token_length, self.max_length)
+
+    @property
+    def longest_caption(self) -> int:
+        """Tokens with both ends; of a longer caption the rest is cut."""
+        return self.chunks * (self.max_length - 2) + 2
 
     def _check_buckets(self) -> None:
         shortest, longest, steps = self.min_bucket_reso, self.max_bucket_reso, self.bucket_reso_steps

@@ -9,16 +9,17 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from ppsd.data.buckets import Buckets
+from ppsd.data.buckets import buckets_of
 from ppsd.data.collate import collate
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import pixel_size
+from ppsd.data.indexed import IndexedSource, measured
 from ppsd.data.lane import Cursor, LaneSettings, LaneState, default_lanes
 from ppsd.data.memory import keep_freed_memory
 from ppsd.data.naming import record_names, waited_for
 from ppsd.data.position import Position, merge_positions, read_position, write_position
 from ppsd.data.sample import SampleMaker
-from ppsd.data.source import RecordSource, open_sources
+from ppsd.data.source import Source, open_sources, records_per_epoch
 from ppsd.data.stream import SampleStream, device_lanes
 from ppsd.data.tally import Tally
 from ppsd.data.tokens import TokenizeCaptions
@@ -28,6 +29,7 @@ from ppsd.types import Batch, Sample, World
 logger = logging.getLogger(__name__)
 
 PREFETCHED_BATCHES = 2
+MANY_PARTS = 2**30  # records that are found by number are shared by any number of lanes at no cost
 
 
 class StreamLoader:
@@ -35,8 +37,11 @@ class StreamLoader:
 
     With buckets (`config.enable_bucket`) the samples of a batch have one size.
 
+    `sources`: those of the config where they are open already.
+
     Iterating again goes on where the last iteration ended. With `config.num_records` an iteration ends with its epoch
-    of num_records // (batch_size * world.size) batches, otherwise never. One iteration at a time.
+    of num_records // (batch_size * world.size) batches, and where all sources are indexed with theirs, the last batch
+    of which has the first records of the next epoch, otherwise never. One iteration at a time.
     `batches_per_step` (gradient accumulation): an iteration is whole steps. Where the epoch ends within one, as after a
     change of the batch size, the step's other batches are the first of the next epoch.
     The batches do not depend on `num_workers`, and those of all devices together not on their number (with buckets: as
@@ -57,11 +62,12 @@ class StreamLoader:
         seed: int = 0,
         batches_per_step: int = 1,
         position: Union[Position, Iterable[Position], None] = None,
+        sources: Optional[Sequence[Source]] = None,
     ) -> None:
-        sources = open_sources(config)
+        sources = ready_sources(config, open_sources(config) if sources is None else sources)
         merged = None if position is None else merge_positions(position)
         lanes = _num_lanes(config, sources, world, merged)
-        make_sample = SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length))
+        make_sample = SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length, config.chunks))
         self._settings = lane_settings(config, sources, lanes, seed, make_sample, batch_size)
         states = {lane: LaneState() for lane in range(lanes)}
         self._samples = 0
@@ -69,7 +75,7 @@ class StreamLoader:
             self._samples, states = read_position(self._settings, merged)
         self._world, self._batch_size, self._num_workers = world, batch_size, num_workers
         self._batches_per_step = batches_per_step
-        self._epoch_batches = _epoch_batches(config, batch_size, world)
+        self._epoch_batches = _epoch_batches(config, sources, batch_size, world)
         self._states = {lane: states[lane] for lane in self._lanes()}
         self._items: Optional[Iterator[tuple[list[Sample], Tally]]] = None
         self._pool: Optional[WorkerPool] = None
@@ -184,17 +190,14 @@ class StreamLoader:
 
 def lane_settings(
     config: StreamConfig,
-    sources: Sequence[RecordSource],
+    sources: Sequence[Source],
     num_lanes: int,
     seed: int,
     make_sample: SampleMaker,
     batch_size: int,
 ) -> LaneSettings:
     """What the lanes of a run have in common; with buckets, a group is the batch of one device."""
-    buckets = None
-    if config.enable_bucket:
-        shortest, longest, steps = config.min_bucket_reso, config.max_bucket_reso, config.bucket_reso_steps
-        buckets = Buckets(config.resolution, shortest, longest, steps, config.bucket_no_upscale)
+    buckets = buckets_of(config)
     return LaneSettings(
         sources,
         num_lanes,
@@ -208,29 +211,38 @@ def lane_settings(
         group_size=batch_size if buckets else 1,
         measure=partial(pixel_size, max_pixels=config.max_image_pixels),
         filter=config.filter,
+        alternate=config.alternate,
     )
 
 
-def _num_lanes(
-    config: StreamConfig, sources: Sequence[RecordSource], world: World, position: Optional[Position]
-) -> int:
+def ready_sources(config: StreamConfig, sources: Sequence[Source]) -> list[Source]:
+    """The sources, with the sizes of images where buckets need to know them before they begin."""
+    wanted = config.enable_bucket
+    return [measured(source) if wanted and isinstance(source, IndexedSource) else source for source in sources]
+
+
+def _num_lanes(config: StreamConfig, sources: Sequence[Source], world: World, position: Optional[Position]) -> int:
     if config.num_lanes is not None:
         lanes = config.num_lanes
     elif position is not None:
         lanes = position["num_lanes"]
     else:
-        lanes = default_lanes(min(len(source.parts) for source in sources), world.size)
+        shared = [len(source.parts) for source in sources if not isinstance(source, IndexedSource)]
+        lanes = default_lanes(min(shared, default=MANY_PARTS), world.size)
     if lanes % world.size:
         raise ValueError(f"{lanes} lanes (--num_lanes) cannot be shared by {world.size} devices: it must be a multiple")
     return lanes
 
 
-def _epoch_batches(config: StreamConfig, batch_size: int, world: World) -> Optional[int]:
-    if config.num_records is None:
-        return None
-    batches = config.num_records // (batch_size * world.size)
+def _epoch_batches(config: StreamConfig, sources: Sequence[Source], batch_size: int, world: World) -> Optional[int]:
+    """Batches of a device in an epoch: of num_records, rounded down, or of all that indexed sources have."""
+    records = config.num_records
+    if records is None:
+        known = records_per_epoch(sources, config, batch_size)
+        return known and -(-known // (batch_size * world.size))
+    batches = records // (batch_size * world.size)
     if not batches:
         raise ValueError(
-            f"--num_records {config.num_records} is less than one batch of {batch_size} on each of {world.size} devices"
+            f"--num_records {records} is less than one batch of {batch_size} on each of {world.size} devices"
         )
     return batches

@@ -6,16 +6,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ppsd.data.lane import Cursor, LaneSettings, LaneState
+from ppsd.data.indexed import IndexedSource
 from ppsd.data.order import Unit, borrow_order, epoch_order
 from ppsd.data.seeds import derive_seed
-from ppsd.data.source import RecordSource
+from ppsd.data.settings import Cursor, LaneSettings, LaneState
+from ppsd.data.source import Source
 from ppsd.formats.urls import shown_url
 
 
-def record_names(sources: Sequence[RecordSource], records: np.ndarray) -> list[str]:
-    """ "part:line" of each row (source, part in it, line or row) of int64 [B,3]."""
-    return [f"{shown_url(sources[source].parts[part])}:{line}" for source, part, line in records.tolist()]
+def record_names(sources: Sequence[Source], records: np.ndarray) -> list[str]:
+    """ "part:line" of each row (source, part in it, line or row) of int64 [B,3]; of an indexed source, the image."""
+    return [_name(sources[source], part, line) for source, part, line in records.tolist()]
+
+
+def _name(source: Source, part: int, line: int) -> str:
+    if isinstance(source, IndexedSource):
+        return source.records.where(part)
+    return f"{shown_url(source.parts[part])}:{line}"
 
 
 def waited_for(settings: LaneSettings, states: Mapping[int, LaneState], workers: int) -> str:
@@ -33,7 +40,10 @@ def waited_for(settings: LaneSettings, states: Mapping[int, LaneState], workers:
 
 
 def _place(settings: LaneSettings, lane: int, source: int, cursor: Cursor) -> str:
-    parts = settings.sources[source].parts
+    found = settings.sources[source]
+    if isinstance(found, IndexedSource):
+        return f"group {cursor.line} of epoch {cursor.epoch} of {found.name}"
+    parts = found.parts
     seed = derive_seed(settings.seed, source)
     units: Sequence[Unit]
     if cursor.segment == 0:

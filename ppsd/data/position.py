@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
-from ppsd.data.lane import Cursor, LaneSettings, LaneState
+from ppsd.data.settings import Cursor, LaneSettings, LaneState
 from ppsd.data.source import sources_digest
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ def position_header(settings: LaneSettings) -> dict[str, Any]:
         "sources": sources_digest(settings.sources),
         "enable_bucket": settings.buckets is not None,
     }
+    if settings.alternate:
+        header["alternate"] = True
     if settings.buckets is not None:
         header.update({"per_device_train_batch_size": settings.group_size, **settings.buckets.flags})
     return header
@@ -33,7 +35,8 @@ def position_header(settings: LaneSettings) -> dict[str, Any]:
 
 _NAMES = {
     "shuffle": "shuffling (--shuffle_every_n_samples above 0)",
-    "sources": "the data of --file_list (its digest)",
+    "sources": "the data of --file_list, --train_data_dir or --dataset_name (its digest)",
+    "alternate": "turns of the sources",
 }
 
 
@@ -64,7 +67,8 @@ def merge_positions(positions: Union[Position, Iterable[Position]]) -> Position:
 
 def read_position(settings: LaneSettings, position: Position) -> tuple[int, dict[int, LaneState]]:
     """Samples handed out before and the state of every lane. Raises ValueError saying what differs from this run."""
-    for key, value in position_header(settings).items():
+    header = {"alternate": None, **position_header(settings)}
+    for key, value in header.items():
         if position.get(key) == value:
             continue
         if key == "filter" and settings.buckets is None:

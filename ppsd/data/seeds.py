@@ -27,6 +27,14 @@ class Draw(IntEnum):
     CAPTION = 10
     CHOICE = 11
     AGAIN = 12
+    TAG_ORDER = 13
+    TAG = 14
+    INDEX = 15
+    GROUPS = 16
+    BRIGHTNESS = 17
+    CONTRAST = 18
+    SATURATION = 19
+    HUE = 20
 
 
 def derive_seed(*numbers: int) -> int:

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Optional, Protocol
+from typing import Any, Optional, Protocol, Union
 
+from ppsd.data.buckets import buckets_of
 from ppsd.data.config import StreamConfig
+from ppsd.data.epoch_plan import epoch_groups
 from ppsd.data.filters import Filter
+from ppsd.data.indexed import IndexedSource
 from ppsd.data.window import AnyRecord
 from ppsd.formats.filelist import read_file_list
 from ppsd.formats.latents import read_latents
@@ -34,12 +37,19 @@ class ReadPart(Protocol):
 
 @dataclass(frozen=True)
 class RecordSource:
-    """Parts that are mixed with those of other sources by weight; None in all sources: equal probability."""
+    """Parts that are mixed with those of other sources by weight; None in all sources: equal probability.
+
+    loss_weight: the weight that the loss of its samples has.
+    """
 
     name: str
     parts: Sequence[str]
     read: ReadPart
     weight: Optional[float] = None
+    loss_weight: float = 1.0
+
+
+Source = Union[RecordSource, IndexedSource]
 
 
 def open_sources(config: StreamConfig) -> list[RecordSource]:
@@ -77,10 +87,37 @@ class _Filtered:
             yield number, rejected or record
 
 
-def sources_digest(sources: Sequence[RecordSource]) -> str:
-    """A short hash of the sources' part names (without folders, so that data may move), first sizes and weights."""
-    facts = [[_names(s.parts), [_size(s.parts[i]) for i in range(min(16, len(s.parts)))], s.weight] for s in sources]
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+def records_per_epoch(
+    sources: Sequence[Source], config: Optional[StreamConfig] = None, batch_size: int = 1
+) -> Optional[int]:
+    """Samples of one pass over all sources; None where one of them is a stream, whose length nobody knows.
+
+    Where sources alternate it is a pass over the longest. With config.enable_bucket it counts what fills batches up.
+    """
+    used = [source for source in sources if source.weight != 0]
+    if not used or not all(isinstance(source, IndexedSource) for source in used):
+        return None
+    buckets = buckets_of(config) if config else None
+    group = batch_size if buckets else 1
+    groups = [epoch_groups(source, buckets, group) for source in used if isinstance(source, IndexedSource)]
+    alternate = config is not None and config.alternate
+    return group * (len(groups) * max(groups) if alternate else sum(groups))
+
+
+def sources_digest(sources: Sequence[Source]) -> str:
+    """A short hash of the sources' part names (without folders, so that data may move), first sizes and weights.
+
+    Of an indexed source: of which records it has, in their order, and how often.
+    """
+    return hashlib.blake2b(json.dumps([_facts(source) for source in sources]).encode(), digest_size=8).hexdigest()
+
+
+def _facts(source: Source) -> list[Any]:
+    if isinstance(source, IndexedSource):
+        repeats = hashlib.blake2b(source.counts.tobytes(), digest_size=8).hexdigest()
+        return [source.records.digest(), repeats, source.weight]
+    parts = source.parts
+    return [_names(parts), [_size(parts[i]) for i in range(min(16, len(parts)))], source.weight]
 
 
 def _names(parts: Sequence[str]) -> str:

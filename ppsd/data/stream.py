@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ppsd.data.lane import Lane, LaneSettings, LaneState
+from ppsd.data.source import RecordSource
 from ppsd.data.tally import Tally
 from ppsd.types import Sample, World
 
@@ -28,7 +29,7 @@ class SampleStream:
     """Groups of samples of some lanes in turn, without end; `states` are the lanes' positions."""
 
     def __init__(self, settings: LaneSettings, lanes: Sequence[int], states: Mapping[int, LaneState]) -> None:
-        _allow_open_files(len(lanes) * len(settings.sources))
+        _allow_open_files(len(lanes) * sum(isinstance(source, RecordSource) for source in settings.sources))
         self._lanes = [Lane(settings, lane, states[lane]) for lane in lanes]
 
     def __iter__(self) -> Iterator[tuple[list[Sample], Tally]]:
