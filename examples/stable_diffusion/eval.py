@@ -9,10 +9,18 @@ from pathlib import Path
 
 import ppsd.compat  # noqa: F401  before paddle
 
+from ppsd.data.tokens import TOKEN_LENGTHS
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.pipeline import generate, load_pipeline
+from ppsd.sampling.text import TextSettings
 from ppsd.trainers.checkpoint import require_writable
 from ppsd.trainers.console import one_line_errors, show_log
+
+_CLIP_SKIP = (
+    "The text encoder's layer that is used: 1 the last, 2 the one before it, as A1111 and kohya count (diffusers: one"
+    " less). Default: as its ppsd.json says, else 1."
+)
+_MAX_TOKEN_LENGTH = "Tokens of a prompt that are used, 75 at a time. Default: as its ppsd.json says, else 75."
 
 
 def parse(argv: "list[str] | None" = None) -> argparse.Namespace:
@@ -27,6 +35,8 @@ def parse(argv: "list[str] | None" = None) -> argparse.Namespace:
     parser.add_argument("--height", type=int, help="Pixels. (default: what the UNet was trained at)")
     parser.add_argument("--width", type=int, help="Pixels. (default: what the UNet was trained at)")
     parser.add_argument("--num_images_per_prompt", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--clip_skip", type=int, help=_CLIP_SKIP)
+    parser.add_argument("--max_token_length", type=int, choices=TOKEN_LENGTHS, help=_MAX_TOKEN_LENGTH)
     parser.add_argument("--negative_prompt", default="", help="What not to draw.")
     parser.add_argument("--batch_size", type=int, default=8, help="Pictures drawn at once. (default: 8)")
     parser.add_argument("--output", default="grid.png", help="The grid; each picture also lands beside it. (grid.png)")
@@ -38,7 +48,8 @@ def main() -> None:
     show_log()
     output = Path(args.output)
     require_writable(output.parent, "--output")
-    pipe = load_pipeline(args.pipeline, args.unet, args.variant)
+    text = TextSettings(args.clip_skip, args.max_token_length)
+    pipe = load_pipeline(args.pipeline, args.unet, args.variant, text)
     prompts = [prompt for prompt in args.prompt for _ in range(args.num_images_per_prompt)]
     pictures = generate(
         pipe,

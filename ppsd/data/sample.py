@@ -6,7 +6,7 @@ from typing import Callable, Optional, Union
 
 import numpy as np
 
-from ppsd.data.captions import choose_caption, drop_caption
+from ppsd.data.captions import changing_flag, make_caption
 from ppsd.data.config import StreamConfig
 from ppsd.data.decode import decode_shrunk
 from ppsd.data.filters import PIXELS_PER_LATENT
@@ -22,13 +22,15 @@ NO_EMPTY_HIDDEN = "no hidden state of the empty caption"
 class SampleMaker:
     """Decode, crop and tokenise as `config` says; all chance comes from the seed given with each record.
 
-    Raises ValueError where the interpolation needs a library that is missing.
+    Raises ValueError where the interpolation needs a library that is missing. With settings that change a caption, a
+    record that comes with the hidden state of its own is a ValueError, too.
     """
 
     def __init__(self, config: StreamConfig, tokenize: Callable[[str], np.ndarray]) -> None:
         check_interpolation(config.interpolation)
         self._config = config
         self._tokenize = tokenize
+        self._changing = changing_flag(config)
 
     def __call__(
         self, record: Union[Record, LatentRecord], seed: int, size: Optional[Size] = None
@@ -57,10 +59,10 @@ class SampleMaker:
 
     def _caption(self, record: Union[Record, LatentRecord], seed: int, only_first: bool) -> tuple[str, bool]:
         """The caption to train with, and whether the empty one has taken its place. A hidden state is of the first."""
+        if only_first and self._changing:
+            raise ValueError(f"{self._changing} cannot act: the data holds what the text encoder made of the captions")
         captions = (record.caption,) if only_first else (record.caption, *record.more_captions)
-        chosen = choose_caption(captions, self._config.caption_rule, seed)
-        caption = drop_caption(chosen, self._config.caption_dropout_rate, seed)
-        return caption, caption != chosen
+        return make_caption(captions, self._config, seed)
 
     def _pixels(self, record: Record, seed: int, size: Optional[Size]) -> Union[np.ndarray, BadRecord]:
         config = self._config

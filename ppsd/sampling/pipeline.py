@@ -13,11 +13,19 @@ from ppdiffusers import DDIMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
 from ppsd.models.bundle import Bundle, load_bundle
+from ppsd.sampling.text import PromptEncoder, TextSettings, read_text_settings, use_text_settings
 
 
-def build_pipeline(bundle: Bundle, prediction_type: str) -> StableDiffusionPipeline:
-    """The pipeline around components in memory, with the scheduler class that the checkpoint names."""
-    return StableDiffusionPipeline(
+def build_pipeline(
+    bundle: Bundle,
+    prediction_type: str,
+    text: TextSettings = TextSettings(),  # noqa: B008  frozen
+) -> StableDiffusionPipeline:
+    """The pipeline around components in memory, with the scheduler class that the checkpoint names.
+
+    text: how `generate` encodes its prompts.
+    """
+    pipe = StableDiffusionPipeline(
         vae=bundle.vae,
         text_encoder=bundle.text_encoder,
         tokenizer=bundle.tokenizer,
@@ -27,6 +35,7 @@ def build_pipeline(bundle: Bundle, prediction_type: str) -> StableDiffusionPipel
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    return use_text_settings(pipe, text)
 
 
 def build_scheduler(config: Mapping[str, Any], prediction_type: str) -> Any:
@@ -40,11 +49,17 @@ def build_scheduler(config: Mapping[str, Any], prediction_type: str) -> Any:
     return cls.from_config(settings)
 
 
-def load_pipeline(pipeline: str, unet: Optional[str] = None, variant: Optional[str] = None) -> StableDiffusionPipeline:
+def load_pipeline(
+    pipeline: str,
+    unet: Optional[str] = None,
+    variant: Optional[str] = None,
+    text: TextSettings = TextSettings(),  # noqa: B008  frozen
+) -> StableDiffusionPipeline:
     """A pipeline folder (Paddle or torch layout) or hub name; `unet` (a checkpoint's `unet` folder) replaces its UNet.
 
-    `variant` "ema" takes the averaged weights of `unet`. Raises ValueError for what is missing; a folder without a
-    UNet of its own (the shipped tiny pipeline) needs `unet`.
+    `variant` "ema" takes the averaged weights of `unet`. text: what is None there is as the note beside the UNet says,
+    else that in the pipeline's folder. Raises ValueError for what is missing; a folder without a UNet of its own (the
+    shipped tiny pipeline) needs `unet`.
     """
     folder = Path(pipeline)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
@@ -52,7 +67,9 @@ def load_pipeline(pipeline: str, unet: Optional[str] = None, variant: Optional[s
     if folder.is_dir() and unet is None and not (folder / "unet").is_dir():
         raise ValueError(f"--pipeline: {pipeline} has no UNet of its own; name one with --unet checkpoint-N/unet")
     bundle = load_bundle(pipeline, unet=unet, unet_variant=variant, flags=("--pipeline", "--unet"))
-    return build_pipeline(bundle, bundle.scheduler_config.get("prediction_type", "epsilon"))
+    note = (None if unet is None else read_text_settings(Path(unet).parent)) or read_text_settings(folder)
+    text = text.or_else(note or TextSettings())
+    return build_pipeline(bundle, bundle.scheduler_config.get("prediction_type", "epsilon"), text)
 
 
 def generate(
@@ -67,8 +84,12 @@ def generate(
     batch_size: int = 8,
     negative_prompt: str = "",
     progress: bool = False,
+    first: int = 0,
 ) -> np.ndarray:
-    """One picture a prompt: uint8 [N,H,W,3]. Picture i starts from noise that depends on (seed, i) alone."""
+    """One picture a prompt: uint8 [N,H,W,3]. Picture i starts from noise that depends on (seed, first + i) alone.
+
+    Prompts are encoded as the pipeline's text settings say (see ppsd.sampling.text).
+    """
     factor = pipe.vae_scale_factor
     size = pipe.unet.config.sample_size
     height, width = height or size * factor, width or size * factor
@@ -76,14 +97,16 @@ def generate(
         raise ValueError(f"height and width must be multiples of {factor}, not {height} and {width}")
     shape = (pipe.unet.config.in_channels, height // factor, width // factor)
     pipe.set_progress_bar_config(disable=True)
+    encode, guided = PromptEncoder(pipe), guidance_scale > 1
+    encode.warn_of_cuts([*prompts, *([negative_prompt] if guided else [])])
     pictures = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="drawing", disable=not progress):
         chunk = list(prompts[start : start + batch_size])
-        noise = np.stack([starting_noise(seed, start + i, shape) for i in range(len(chunk))])
+        noise = np.stack([starting_noise(seed, first + start + i, shape) for i in range(len(chunk))])
         with _modules_in_eval(pipe):
             images = pipe(
-                chunk,
-                negative_prompt=[negative_prompt] * len(chunk) if guidance_scale > 1 else None,
+                prompt_embeds=encode(chunk),
+                negative_prompt_embeds=encode([negative_prompt] * len(chunk)) if guided else None,
                 height=height,
                 width=width,
                 guidance_scale=guidance_scale,

@@ -7,7 +7,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -60,7 +60,9 @@ class _Inspector:
         config = setup.config
         self._config, self._seed, self._details = config, setup.seed, setup.details
         self._tokenizer = pickle.loads(setup.tokenizer) if setup.tokenizer else None
-        self._tokenize = TokenizeCaptions(self._tokenizer, config.max_length) if self._tokenizer else _no_tokens
+        self._tokenize: Callable[[str], np.ndarray] = _no_tokens
+        if self._tokenizer:
+            self._tokenize = TokenizeCaptions(self._tokenizer, config.max_length, config.chunks)
         self._count = TokenizeCaptions(self._tokenizer, MAX_TOKENS) if self._tokenizer else None
         self._make = SampleMaker(config, self._tokenize)
         self._buckets = _buckets(config)
@@ -159,7 +161,7 @@ class _Inspector:
         caption = choose_caption((record.caption, *record.more_captions), self._config.caption_rule, sample.seed)
         kept = None if self._tokenizer is None else text_of(sample.input_ids, self._tokenizer)
         tokens = self._tokens(caption)
-        cut = tokens > self._config.max_length
+        cut = tokens > self._config.longest_caption
         where = f"{shown_url(job.path)}:{number}"
         result.tiles.append(Tile(jpeg_of(sample.pixels), where, caption[:2000], kept, tokens, cut, chance))
 

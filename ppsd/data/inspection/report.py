@@ -55,7 +55,7 @@ def make_report(
 ) -> Report:
     """repeated_parts: entries of the lists that name a part again; tokenized: whether there was a tokenizer."""
     rows = summary.rows.all()
-    figures = make_figures(rows, config.max_length)
+    figures = make_figures(rows, config.longest_caption)
     parts = sum(source.all_parts for source in summary.sources)
     scope = f"a sample of {summary.parts} of {parts} parts" if sampled else f"all {parts} parts"
     return Report(
@@ -72,7 +72,7 @@ def make_report(
         _tables(sources, config, summary, figures),
         rows,
         config.resolution,
-        config.max_length,
+        config.longest_caption,
         summary.tiles,
     )
 
@@ -117,7 +117,7 @@ def _captions(figures: Figures, config: StreamConfig, tokenized: bool) -> list[t
     facts = [("empty captions", f"{figures.empty_captions:,} ({percent(figures.empty_captions, count)})")]
     if "tokens" in figures.quantiles:
         cut = f"{figures.cut_captions:,} ({percent(figures.cut_captions, count)})"
-        facts.append((f"captions cut at {config.max_length} tokens", cut))
+        facts.append((f"captions cut at {config.longest_caption} tokens", cut))
     else:
         why = "no usable record" if tokenized else "no --tokenizer"
         facts.append(("captions in tokens", f"not counted: {why}"))
