@@ -43,7 +43,7 @@ class Conditioning:
 def hidden_states(text_encoder: nn.Layer, input_ids: paddle.Tensor, clip_skip: Optional[int]) -> paddle.Tensor:
     """Normed states of the `clip_skip`-th layer from the end: input_ids [B,L] -> [B,L,D].
 
-    As kohya's --clip_skip and A1111's "Clip skip" count: 1 is the last layer, as is None; 2 the one before it. The final
+    As kohya's --clip_skip and A1111's "Clip skip" count: 1 or None is the last layer, 2 the one before it. The final
     layer norm follows in any case. (diffusers' `clip_skip` is one less, and its pipelines skip nothing for the negative
     prompt; here that is read as a dropped caption is.) Counted from the last layer that the checkpoint has: those of
     Stable Diffusion 2 are made without OpenCLIP's last one, so None already is what that model was trained with, and 2
