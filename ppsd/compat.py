@@ -129,6 +129,24 @@ def first_alone(work: Callable[[], Any]) -> None:
         raise ValueError("the first process has ended; its log says why") from error
 
 
+def meet() -> None:
+    """Wait until all processes of a run have come here, however long that takes: a barrier would time out (see above).
+
+    Raises ValueError when the first process has ended.
+    """
+    if not paddle.distributed.is_initialized():
+        return
+    from paddle.base import core
+
+    store, key = core.create_or_get_global_tcp_store(), f"ppsd/meet/{next(_turns)}"
+    try:
+        store.add(key, 1)
+        while store.add(key, 0) < paddle.distributed.get_world_size():
+            time.sleep(0.1)
+    except (ValueError, RuntimeError) as error:  # the store ends with the first process
+        raise ValueError("the first process has ended; its log says why") from error
+
+
 _turns = itertools.count()
 
 

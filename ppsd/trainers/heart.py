@@ -15,10 +15,11 @@ class Phase(enum.Enum):
     EXCHANGE = "waiting for the other processes"
     SAVING = "saving a checkpoint"
     PREVIEWS = "drawing previews"
+    VALIDATION = "measuring the held-out loss"
     REPORT = "writing down the records of a step"
 
 
-SLOW = frozenset((Phase.SAVING, Phase.PREVIEWS, Phase.REPORT))
+SLOW = frozenset((Phase.SAVING, Phase.PREVIEWS, Phase.VALIDATION, Phase.REPORT))
 
 
 class Heart:

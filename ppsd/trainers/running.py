@@ -49,6 +49,7 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
     sources = method.open_data(run, stream_config(method, run))
     cached = cached_fingerprint(sources, run.data.data_format)
     set_steps(run, sources, method.batch_size(run))
+    args.check_epochs(run.steps_per_epoch is not None)
     if checkpoint and args.process_index == 0:
         warn_of_changes(Path(checkpoint), run)
     if run.data.check_data != "off":

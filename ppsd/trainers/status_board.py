@@ -11,7 +11,7 @@ import os
 import threading
 from typing import Any, Optional
 
-from ppsd.trainers.heart import Heart, Phase
+from ppsd.trainers.heart import SLOW, Heart, Phase
 
 _KEY = "ppsd/status/{}"
 _ANSWER = 10  # seconds that the store has to answer in
@@ -76,7 +76,7 @@ class StatusBoard:
 
     def busy(self) -> bool:
         """Whether another process that is alive does something that may take long, so that this one waits for it."""
-        slow = {Phase.DATA.value, Phase.SAVING.value, Phase.PREVIEWS.value, Phase.REPORT.value}
+        slow = {phase.value for phase in (Phase.DATA, *SLOW)}
         return any(rank != self.rank and status[2] in slow for rank, status in enumerate(self.ask() or []))
 
     def _keep_writing(self) -> None:

@@ -18,14 +18,17 @@ from ppsd.diffusion.draws import draw
 from ppsd.diffusion.objective import reduce
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
-from ppsd.trainers.callbacks import EMACallback, LastStepCallback, PreviewCallback, ProgressCallback
+from ppsd.sampling.pipeline import build_pipeline
+from ppsd.trainers.callbacks import EMACallback, LastStepCallback, ProgressCallback, SaveCallback
 from ppsd.trainers.changes import settings
 from ppsd.trainers.checkpointing import CheckpointingTrainer
+from ppsd.trainers.due import Every
 from ppsd.trainers.gradients import install_judge
 from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.meter import Meter
 from ppsd.trainers.method import Method
 from ppsd.trainers.optimizer import trained_parameters, undecayed
+from ppsd.trainers.previews import PreviewCallback
 from ppsd.trainers.processes import from_first
 from ppsd.trainers.run import Run
 from ppsd.trainers.run_state import load_positions
@@ -61,13 +64,14 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         super().__init__(model=step, args=args)
         self.step = step
         self.previews = PreviewCallback(
-            bundle,
-            step.objective.prediction_type,
+            build_pipeline(bundle, step.objective.prediction_type),
             self.ema,
             self.autocast_smart_context_manager,
             self._visualdl,
             run.model.num_inference_steps,
             self.heart,
+            every=args.preview_period(run.steps_per_epoch),
+            prompts=args.prompts(),
         )
         self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)
         for default in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
@@ -77,6 +81,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         if self.ema is not None:
             self.add_callback(EMACallback(self.ema, lambda: self.watch.guard.applied))
         self.add_callback(self.previews)
+        self.add_callback(SaveCallback(Every(epochs=args.save_every_n_epochs, epoch_steps=run.steps_per_epoch)))
         self.add_callback(LastStepCallback)
 
     def get_train_dataloader(self) -> Any:
@@ -105,8 +110,8 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> paddle.Tensor:
         """Mean over the batch, float32 []."""
-        if self.previews.first is None and self.args.image_logging_steps > 0 and self.is_world_process_zero():
-            self.previews.remember(self.args, inputs)
+        if self.is_world_process_zero():
+            self.previews.look(self.args, inputs)
         draws = draw(
             inputs["seed"],
             self._latent_shape(inputs),

@@ -42,11 +42,6 @@ class SDTrainingArguments(OptimizerArguments, ValidationArguments, TrainingArgum
     optim: str = flag("adamw", "Only adamw so far.")
     device: Optional[str] = flag(None, "gpu, cpu, npu, xpu ... Default: a GPU where paddle has one, else the CPU.")
     report_to: Optional[list[str]] = flag(["visualdl"], "Where scalars and pictures go: visualdl, or none.")
-    image_logging_steps: int = flag(1000, "Draw previews every so many steps; -1 never.")
-    validation_prompts: Optional[list[str]] = flag(
-        None, "Prompts of the previews. Default: the first batch's captions."
-    )
-    guidance_scale: float = flag(7.5, "Guidance of the previews.")
     use_ema: bool = flag(False, "Keep an average of the UNet's weights, for previews and the exported pipeline.")
     ema_decay: float = flag(0.9999, "Decay of the average (it warms up from 0.18).")
     enable_xformers_memory_efficient_attention: bool = flag(False, "Paddle's memory-efficient attention (GPU).")
