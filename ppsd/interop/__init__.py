@@ -1,0 +1,1 @@
+"""What other programs read and write: diffusers folders, embedding files. Needs no paddle."""
