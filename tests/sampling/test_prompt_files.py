@@ -1,120 +1,89 @@
-"""Prompts are read as captions are: layers, chunks, and what the pipeline's folder says of both."""
-
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
-from typing import Optional
+from typing import Any
 
 import numpy as np
-import paddle
 import pytest
 
-from ppsd.data.tokens import TokenizeCaptions
-from ppsd.models.conditioning import Conditioning
-from ppsd.sampling.pipeline import generate, load_pipeline
-from ppsd.sampling.text import (
-    PromptEncoder,
-    TextSettings,
-    read_text_settings,
-    text_settings,
-    use_text_settings,
-    write_text_settings,
-)
-from tests.tiny import tiny_pipeline, tiny_pipeline_dir, tiny_tokenizer
-
-SETTINGS = {"num_inference_steps": 2, "seed": 5}
-LONG = " ".join(["a red circle on the blue background"] * 12)  # 84 words
+from ppsd.sampling.prompts import Prompt, draw_prompts, parse_prompt, read_prompts
 
 
-def test_states_are_those_of_training() -> None:
-    pipe = use_text_settings(tiny_pipeline(), TextSettings(2, 150))
-    hidden = PromptEncoder(pipe)([LONG, ""])
-    assert hidden.shape == [2, 152, 16]
-    tokenize = TokenizeCaptions(tiny_tokenizer(), 77, 2)
-    ids = paddle.to_tensor(np.stack([tokenize(LONG), tokenize("")]))
-    trained = Conditioning(pipe.text_encoder, False, 2, 2)(ids).hidden
-    np.testing.assert_array_equal(hidden.numpy(), trained.numpy())
+def test_a_line_of_kohyas_prompt_file_is_read_whole() -> None:
+    """The example of kohya's documentation (sd-scripts, docs/train_network_README)."""
+    line = (
+        "masterpiece, best quality, (1girl), in white shirts, upper body, looking at viewer, simple background "
+        "--n low quality, worst quality, bad anatomy,bad composition, poor, low effort --w 768 --h 768 --d 1 "
+        "--l 7.5 --s 28"
+    )
+    assert parse_prompt(line) == Prompt(
+        "masterpiece, best quality, (1girl), in white shirts, upper body, looking at viewer, simple background",
+        "low quality, worst quality, bad anatomy,bad composition, poor, low effort",
+        768,
+        768,
+        1,
+        7.5,
+        28,
+    )
 
 
-@pytest.mark.parametrize(("scale", "skips"), [(3.0, [None]), (1.0, [None, 1])])
-def test_pictures_are_those_of_the_public_pipeline(scale: float, skips: list[Optional[int]]) -> None:
-    """ppdiffusers counts from 0: its 1 is ours 2; and it skips no layer for the negative prompt, as training would."""
-    pipe = tiny_pipeline()
-    start = np.random.default_rng([5, 0]).standard_normal((1, 4, 8, 8), dtype=np.float32)
-    public = [
-        pipe(
-            "a red circle",
-            negative_prompt="blue",
-            height=64,
-            width=64,
-            guidance_scale=scale,
-            num_inference_steps=2,
-            latents=paddle.to_tensor(start),
-            output_type="np",
-            clip_skip=skip,
-        ).images
-        for skip in skips
-    ]
-    for images, settings in zip(public, (TextSettings(), TextSettings(clip_skip=2))):
-        use_text_settings(pipe, settings)
-        drawn = generate(pipe, ["a red circle"], guidance_scale=scale, negative_prompt="blue", **SETTINGS)
-        np.testing.assert_array_equal(drawn, (images * 255).round().astype("uint8"))
-    assert len(skips) == 1 or (public[0] != public[1]).any()
-
-
-def test_the_end_of_a_long_prompt_counts(caplog: pytest.LogCaptureFixture) -> None:
-    pipe = tiny_pipeline()
-    other = LONG + " green square"
-
-    def differ() -> bool:
-        pictures = [generate(pipe, [p], guidance_scale=3.0, negative_prompt="red", **SETTINGS) for p in (LONG, other)]
-        return bool((pictures[0] != pictures[1]).any())
-
-    with caplog.at_level(logging.WARNING, "ppsd"):
-        assert not differ()
-    assert "of 84 tokens the first 75 are used (--max_token_length): a red" in caplog.text
-    caplog.clear()
-    use_text_settings(pipe, TextSettings(max_token_length=150))
-    with caplog.at_level(logging.WARNING, "ppsd"):
-        assert differ()
-    assert "tokens the first" not in caplog.text
-
-
-def test_a_folder_keeps_its_settings(tmp_path: Path) -> None:
-    folder = tiny_pipeline_dir(tmp_path)
-    assert text_settings(load_pipeline(str(folder))) == TextSettings(None, None)
-    file = write_text_settings(folder, TextSettings(2, 225))
-    assert json.loads(file.read_text()) == {"clip_skip": 2, "max_token_length": 225}
-    assert file == folder / "ppsd.json"
-    assert text_settings(load_pipeline(str(folder))) == TextSettings(2, 225)
-    assert text_settings(load_pipeline(str(folder), text=TextSettings(clip_skip=1))) == TextSettings(1, 225)
-    checkpoint = tmp_path / "checkpoint-1"
-    (folder / "unet").rename((checkpoint.mkdir() or checkpoint) / "unet")
-    unet = str(checkpoint / "unet")
-    assert text_settings(load_pipeline(str(folder), unet)) == TextSettings(2, 225)
-    write_text_settings(checkpoint, TextSettings())
-    assert text_settings(load_pipeline(str(folder), unet)) == TextSettings()
+def test_the_order_of_options_and_their_case_do_not_matter() -> None:
+    assert parse_prompt("a --S 5 --D 0 --n red--blue, x") == Prompt("a", "red--blue, x", seed=0, steps=5)
+    assert parse_prompt("--w 64") == Prompt("", width=64)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("line", "message"),
     [
-        ("{", "Expecting property name"),
-        ("[]", "not a JSON object"),
-        ('{"clip_skip": "2"}', "clip_skip is '2'; it must be null or a positive integer"),
-        ('{"max_token_length": true}', "max_token_length is True"),
+        ("a --x 3", "--x: known are --n, --w, --h, --d, --l, --s"),
+        ("a --w 511", "--w 511: it must be a multiple of 8"),
+        ("a --w 0", "--w 0: it must be a multiple of 8"),
+        ("a --d -1", "--d -1: it must be a whole number"),
+        ("a --l nan", "--l nan: it must be a number"),
+        ("a --s 0", "--s 0: it must be 1 to 1000"),
+        ("a --d 1 --d 2", "--d is given twice"),
+        ("a --ss euler_a", "--ss euler_a: pictures are drawn with the scheduler of the pipeline"),
+        ("a --cn edge.png", "there is no ControlNet"),
     ],
 )
-def test_a_damaged_note_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "ppsd.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"ppsd\.json: .*{message}"):
-        read_text_settings(tmp_path)
+def test_what_cannot_be_done_is_said(line: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text(f"# prompts\n\n{line}\n")
+    with pytest.raises(ValueError, match=r"--sample_prompts: .*p.txt, line 3: ") as caught:
+        read_prompts(str(file), "--sample_prompts")
+    assert message in str(caught.value)
 
 
-def test_settings_must_fit_the_pipeline() -> None:
-    with pytest.raises(ValueError, match="--clip_skip is 3; the text encoder has 2 layers"):
-        use_text_settings(tiny_pipeline(), TextSettings(clip_skip=3))
-    with pytest.raises(ValueError, match="--max_token_length 100 must be 75 or 150 or 225"):
-        use_text_settings(tiny_pipeline(), TextSettings(max_token_length=100))
+def test_a_file_holds_prompts_comments_and_empty_lines(tmp_path: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_bytes("\ufeff# a comment --w 1\n\n  a red cat --d 3  \n一只猫\n".encode())
+    assert read_prompts(str(file), "--f") == [Prompt("a red cat", seed=3), Prompt("一只猫")]
+    file.write_text("# only this\n")
+    with pytest.raises(ValueError, match=r"--f: .*p.txt has no prompt"):
+        read_prompts(str(file), "--f")
+    with pytest.raises(ValueError, match=r"--f: cannot read .*nowhere.txt: No such file"):
+        read_prompts(str(tmp_path / "nowhere.txt"), "--f")
+    (tmp_path / "p.toml").write_text("[prompt]")
+    with pytest.raises(ValueError, match=r"must be a text file with one prompt a line"):
+        read_prompts(str(tmp_path / "p.toml"), "--f")
+
+
+def test_prompts_of_one_kind_are_drawn_together_and_stay_in_order() -> None:
+    calls: list[tuple[list[str], dict[str, Any]]] = []
+
+    def draw(texts: list[str], **settings: Any) -> np.ndarray:
+        calls.append((texts, settings))
+        size = settings["height"], settings["width"], 3
+        return np.stack([np.full(size, ord(text) + i, np.uint8) for i, text in enumerate(texts)])
+
+    prompts = [Prompt("a"), Prompt("k", width=16), Prompt("c"), Prompt("s", "bad", seed=9, scale=2.0, steps=4)]
+    common = {"height": 8, "width": 8, "guidance_scale": 7.5, "num_inference_steps": 30}
+    pictures = draw_prompts(draw, prompts, 2, seed=1, **common)
+    assert [texts for texts, _ in calls] == [["a", "c", "a", "c"], ["k", "k"], ["s", "s"]]
+    assert calls[0][1] == {**common, "seed": 1}
+    assert calls[1][1] == {**common, "seed": 1, "width": 16}
+    own = {"guidance_scale": 2.0, "num_inference_steps": 4, "negative_prompt": "bad"}
+    assert calls[2][1] == {**common, **own, "seed": 9}
+    shown = [[int(picture[0, 0, 0]) for picture in row] for row in pictures]
+    assert shown == [[97, 99], [107, 108], [100, 102], [115, 116]]
+    assert pictures[1][0].shape == (8, 16, 3)
