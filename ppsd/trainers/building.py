@@ -77,13 +77,13 @@ def build_trainer(
     return method(run, bundle, step, make_loader, cached=cached is not None)
 
 
-def build_bundle(run: Run) -> Bundle:
-    """The models that the flags name, on the device."""
+def load_models(run: Run) -> Bundle:
+    """The models that the flags name, on the device, as they are."""
     model, args = run.model, run.args
     if args.fused_linear:
         ppsd.compat.use_fused_linear()
     paddle.seed(args.seed)
-    bundle = load_bundle(
+    return load_bundle(
         model.pretrained_model_name_or_path,
         vae=model.vae_name_or_path,
         text_encoder=model.text_encoder_name_or_path,
@@ -91,6 +91,11 @@ def build_bundle(run: Run) -> Bundle:
         tokenizer=model.tokenizer_name,
         model_max_length=model.model_max_length,
     )
+
+
+def build_bundle(run: Run) -> Bundle:
+    """The models of a training run."""
+    bundle, args = load_models(run), run.args
     factor = bundle.vae_scale_factor
     if args.resolution % factor:
         raise ValueError(f"--resolution is {args.resolution}; it must be a multiple of {factor}")

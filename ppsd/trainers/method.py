@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from paddle import nn
@@ -20,6 +21,9 @@ class Method:
 
     own_arguments: Optional[type] = None
     """A dataclass of the method's own flags; `run.own` then is one."""
+
+    defaults: Mapping[str, Any] = {}
+    """Defaults of common flags that are the method's, by name; those of the argument dataclasses hold for the rest."""
 
     @classmethod
     def check(cls, run: Run) -> None:

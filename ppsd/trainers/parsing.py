@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import sys
 from argparse import SUPPRESS
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
@@ -79,13 +79,22 @@ class _Parser(PdArgumentParser):
         raise SystemExit(2)
 
 
-def parse_run(own: Optional[type] = None, args: Optional[Sequence[str]] = None) -> Run:
+def parse_run(
+    own: Optional[type] = None, args: Optional[Sequence[str]] = None, defaults: Optional[Mapping[str, Any]] = None
+) -> Run:
     """The flags of a method, whose own ones are the fields of `own`; exits as `parse_arguments` does."""
-    return Run(*parse_arguments((ModelArguments, DataArguments, SDTrainingArguments, *([own] if own else [])), args))
+    types = (ModelArguments, DataArguments, SDTrainingArguments, *([own] if own else []))
+    return Run(*parse_arguments(types, args, defaults=defaults))
 
 
-def parse_arguments(types: Iterable[Any], args: Optional[Sequence[str]] = None, description: str = "") -> tuple:
-    """One object of each dataclass in `types`. Order of precedence: command line, `--config` YAML, FLAG_* variables.
+def parse_arguments(
+    types: Iterable[Any],
+    args: Optional[Sequence[str]] = None,
+    description: str = "",
+    defaults: Optional[Mapping[str, Any]] = None,
+) -> tuple:
+    """One object of each dataclass in `types`. Order of precedence: command line, `--config` YAML, FLAG_* variables,
+    `defaults`, the dataclasses.
 
     Exits with code 2 and one line for an unknown flag or key, a wrong value, or an unreadable YAML file.
     """
@@ -94,7 +103,8 @@ def parse_arguments(types: Iterable[Any], args: Optional[Sequence[str]] = None, 
     parser.add_argument("--config", help="YAML recipe; a flag on the command line overrides its key.", default=SUPPRESS)
     known = {action.dest for action in parser._actions} - {"help", "config"}
     try:
-        parser.set_defaults(**{k: v for k, v in recipe_defaults().items() if k in known})
+        changed = {**(defaults or {}), **recipe_defaults()}
+        parser.set_defaults(**{name: value for name, value in changed.items() if name in known})
         recipe = _recipe(argv, known)
         namespace, rest = parser.parse_known_args(recipe + _translated(argv, known))
         if rest:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def main(method: type[StableDiffusionTrainer], argv: Optional[list[str]] = None) -> None:
     """Parse and train. What the user can mend ends with one line; exit codes: ppsd.trainers.exit_codes."""
     show_log()
-    trainer = one_line_errors(lambda: train(method, parse_run(method.own_arguments, argv)))
+    trainer = one_line_errors(lambda: train(method, parse_run(method.own_arguments, argv, method.defaults)))
     code = STOPPED if trainer.watch.stopped else 0
     ppsd.compat.leave_process_group(code)
     if code:
