@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from ppsd.compat import require_recompute
 
 import paddle
+from paddle import nn
+from ppdiffusers import AutoencoderKL
 
 from ppsd.models.bundle import Bundle
 
@@ -30,3 +33,32 @@ def use_memory_efficient_attention(bundle: Bundle) -> None:
     attention_op = None if name == "none" else name
     for layer in (bundle.unet, bundle.vae):
         layer.enable_xformers_memory_efficient_attention(attention_op)
+
+
+def use_vae_savings(vae: AutoencoderKL, slicing: bool, tiling: bool) -> None:
+    """slicing: one picture at a time, which changes nothing but time. tiling: pictures above the size that the VAE was
+    made for go through it in overlapping tiles.
+
+    Tiles have norms and attention of their own, so latents and pictures differ a bit: for the demo model's VAE, at
+    twice its size, pictures by 1.3 % of the range on average, and by up to 43 % at an edge
+    (tests/models/test_memory.py).
+    """
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+
+
+def halve_frozen(layers: Iterable[nn.Layer], dtype: str) -> int:
+    """Cast the layers of which nothing is trained to `dtype`, in place; returns the bytes saved."""
+    saved = 0
+    for layer in layers:
+        if all(parameter.stop_gradient for parameter in layer.parameters()):
+            before = parameter_bytes(layer)
+            layer.to(dtype=dtype)
+            saved += before - parameter_bytes(layer)
+    return saved
+
+
+def parameter_bytes(layer: nn.Layer) -> int:
+    return sum(int(p.size) * p.element_size() for p in layer.parameters())

@@ -22,8 +22,8 @@ def install_judge(optimizer: Any, judge: Judge) -> None:
     """
     apply = optimizer._apply_optimize
 
-    def judged(loss: Any, startup_program: Any, params_grads: ParamsGrads, *rest: Any) -> Any:
-        return apply(loss, startup_program, params_grads, *rest) if judge(params_grads) else None
+    def judged(loss: Any, startup_program: Any, params_grads: ParamsGrads, *rest: Any, **named: Any) -> Any:
+        return apply(loss, startup_program, params_grads, *rest, **named) if judge(params_grads) else None
 
     optimizer._apply_optimize = judged
 

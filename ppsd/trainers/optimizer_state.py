@@ -32,7 +32,7 @@ def trained_names(layer: nn.Layer) -> dict[str, str]:
 
 
 def wrappers(optimizer: Any) -> list[Any]:
-    """The optimizer, what it wraps (sharding, mixed precision), and so on; AdamW comes last."""
+    """The optimizer, what it wraps (sharding, mixed precision), and so on; what updates the weights comes last."""
     found = [optimizer]
     while True:
         inner = vars(found[-1]).get("_inner_opt", vars(found[-1]).get("_optim"))
@@ -50,13 +50,19 @@ def local_names(optimizer: Any) -> set[str]:
     return {parameter.name for parameter in wrappers(optimizer)[-1]._parameter_list}
 
 
+def kind_of(optimizer: Any) -> str:
+    """Its name among the values of --optimizer_type."""
+    name = type(wrappers(optimizer)[-1]).__name__
+    return {"Momentum": "SGDNesterov"}.get(name, name)
+
+
 def own_state(optimizer: Any, names: Mapping[str, str]) -> dict[str, paddle.Tensor]:
     """What this process holds, by name. Empty before the first step."""
-    adamw, local = wrappers(optimizer)[-1], local_names(optimizer)
-    masters = {name: value for name, value in adamw._master_weights.items() if name in local}
+    inner, local = wrappers(optimizer)[-1], local_names(optimizer)
+    masters = {name: value for name, value in inner._master_weights.items() if name in local}
     weight_of = {**{name: name for name in names}, **{master.name: name for name, master in masters.items()}}
     state = {f"{names[name]}.{MASTER}": master for name, master in masters.items()}
-    for kind, values in adamw._accumulators.items():
+    for kind, values in inner._accumulators.items():
         for key, value in values.items():
             if weight_of[key] in local:
                 state[f"{names[weight_of[key]]}.{kind}"] = value
@@ -68,7 +74,7 @@ class OptimizerState:
 
     def __init__(self, optimizer: Any, layer: nn.Layer, sharded: bool) -> None:
         names = trained_names(layer)
-        self.metadata = {"trained": json.dumps(sorted(names.values()))}
+        self.metadata = {"trained": json.dumps(sorted(names.values())), "optimizer": kind_of(optimizer)}
         self._own = own_state(optimizer, names)
         specs = {name: spec_of(value) for name, value in self._own.items()}
         self._sharded = sharded
@@ -105,8 +111,14 @@ class OptimizerState:
 def load_optimizer(optimizer: Any, layer: nn.Layer, source: TensorSource, masters_only: bool = False) -> None:
     """Give a fresh optimizer the state in `source`, one weight's at a time. Collective if `source` is.
 
-    Raises ValueError when the state is of another set of weights.
+    Raises ValueError when the state is of another set of weights or of another optimizer.
     """
+    kind, saved_kind = kind_of(optimizer), source.metadata.get("optimizer", "AdamW")
+    if kind != saved_kind and source.specs and not masters_only:
+        raise ValueError(
+            f"{source.path} is the state of --optimizer_type {saved_kind}, and this run's is {kind}: continue with the"
+            " same one, or start a run of its own from the exported weights"
+        )
     parameters = {name: p for name, p in layer.named_parameters() if not p.stop_gradient}
     wrong = sorted(set(json.loads(source.metadata.get("trained", "[]"))) ^ set(parameters))
     if wrong:
@@ -114,27 +126,33 @@ def load_optimizer(optimizer: Any, layer: nn.Layer, source: TensorSource, master
     saved: dict[str, list[str]] = {}
     for key in source.specs:
         saved.setdefault(key.rsplit(".", 1)[0], []).append(key.rsplit(".", 1)[1])
-    adamw, local = wrappers(optimizer)[-1], local_names(optimizer)
+    inner, local = wrappers(optimizer)[-1], local_names(optimizer)
     for name in sorted(saved):
         kinds = [kind for kind in sorted(saved[name]) if kind == MASTER or not masters_only]
         values = {kind: source.read(f"{name}.{kind}") for kind in kinds}
         if parameters[name].name in local:
-            _restore(adamw, parameters[name], values)
+            _restore(inner, parameters[name], values, name)
 
 
-def _restore(adamw: Any, parameter: paddle.Tensor, values: dict[str, np.ndarray]) -> None:
-    """One weight's master copy and accumulators, made as AdamW's first step would make them."""
+def _restore(inner: Any, parameter: paddle.Tensor, values: dict[str, np.ndarray], name: str) -> None:
+    """One weight's master copy and accumulators, made as the optimizer's first step would make them."""
     holder = parameter
     master = values.pop(MASTER, None)
-    if adamw._multi_precision and adamw._is_dtype_fp16_or_bf16(parameter.dtype):
-        holder = adamw._create_master_weight(parameter)
+    if inner._multi_precision and inner._is_dtype_fp16_or_bf16(parameter.dtype):
+        holder = inner._create_master_weight(parameter)
         if master is not None:
             _assign(holder, master)
     if not values:
         return
-    create_accumulators(adamw, parameter)
+    create_accumulators(inner, parameter)
+    made = {kind: values[holder.name] for kind, values in inner._accumulators.items() if holder.name in values}
+    if made.keys() != values.keys():
+        raise ValueError(
+            f"the optimizer state of {name} has {', '.join(sorted(values))} and this run's optimizer keeps"
+            f" {', '.join(sorted(made))}: other --optimizer_args?"
+        )
     for kind, value in values.items():
-        _assign(adamw._accumulators[kind][holder.name], value)
+        _assign(made[kind], value)
 
 
 def _assign(target: paddle.Tensor, value: np.ndarray) -> None:
@@ -143,7 +161,7 @@ def _assign(target: paddle.Tensor, value: np.ndarray) -> None:
     target.set_value(paddle.to_tensor(value, dtype=target.dtype, place=target.place))
 
 
-def create_accumulators(adamw: Any, parameter: paddle.Tensor) -> None:
+def create_accumulators(inner: Any, parameter: paddle.Tensor) -> None:
     """As the first step does."""
-    adamw.helper = LayerHelper(type(adamw).__name__)
-    adamw._create_accumulators(paddle.static.default_main_program().global_block(), [parameter])
+    inner.helper = LayerHelper(type(inner).__name__)
+    inner._create_accumulators(paddle.static.default_main_program().global_block(), [parameter])
