@@ -14,23 +14,31 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Record:
-    """One undecoded example: the encoded image file, its caption, further columns by name, and further captions."""
+    """One undecoded example: the encoded image file, its caption, further columns by name, and further captions.
+
+    hidden: [L,D] of the caption, where the text encoder has seen it.
+    """
 
     image: bytes
     caption: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     more_captions: tuple[str, ...] = ()
+    hidden: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True)
 class LatentRecord:
-    """One example that a VAE has seen: moments [8,h,w] (mean, then log variance), caption, perhaps its hidden [L,D]."""
+    """One example that a VAE has seen: moments [8,h,w] (mean, then log variance), caption, perhaps its hidden [L,D].
+
+    mirrored: moments of the mirror image, where they are known.
+    """
 
     moments: np.ndarray
     caption: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     more_captions: tuple[str, ...] = ()
     hidden: Optional[np.ndarray] = None
+    mirrored: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class World:
 class Sample:
     """One example ready to be batched. input_ids int64 [L]; extras are arrays by name.
 
-    pixels: uint8 [3,H,W], or the float moments [8,h,w] of a LatentRecord. record: source, part in it, line or row.
+    pixels: uint8 [3,H,W], or the float moments [8,h,w] of a LatentRecord. record: source, part in it, line or
+    row; of an indexed source, its number there and which of its repeats this is.
     """
 
     pixels: np.ndarray
