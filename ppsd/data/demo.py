@@ -112,7 +112,7 @@ def make_example(index: int, seed: int = 0, size: int = 64) -> DemoExample:
     radius = random.uniform(*RADIUS)
     x, y = random.uniform(radius + MARGIN, 1 - radius - MARGIN, 2)
     caption = make_caption(shape, color, background, int(random.integers(len(CAPTIONS))))
-    mask, outline = _draw(shape, x, y, radius, size)
+    mask, outline = draw_shape(shape, x, y, radius, size)
     image = Image.composite(_plain(color, size), _plain(background, size), mask)
     return DemoExample(image, outline.convert("RGB"), caption, shape, color, background)
 
@@ -144,7 +144,7 @@ def _plain(color: str, size: int) -> Image.Image:
     return Image.new("RGB", (size, size), COLORS[color])
 
 
-def _draw(shape: str, x: float, y: float, radius: float, size: int) -> tuple[Image.Image, Image.Image]:
+def draw_shape(shape: str, x: float, y: float, radius: float, size: int) -> tuple[Image.Image, Image.Image]:
     """The filled shape and its outline as masks [size,size], anti-aliased by drawing larger."""
     large = size * _SUPERSAMPLING
     mask, outline = Image.new("L", (large, large)), Image.new("L", (large, large))

@@ -38,11 +38,16 @@ def read_colors(image: np.ndarray) -> tuple[str, Optional[str]]:
     shape is every pixel inside the border that is unlike the border's median colour, less the pixels at the edge of
     that region, which mix both colours; its colour is the nearest named one of most of the pixels left.
     """
-    border = _border(image.shape[0], image.shape[1])
-    inside = ~border & (np.linalg.norm(image - np.median(image[border], axis=0), axis=-1) > LEAST_DIFFERENCE)
-    shape = _without_edge(inside)
-    background = _most_common(image[border])
+    shape = foreground(image)
+    background = _most_common(image[border(*image.shape[:2])])
     return background, _most_common(image[shape]) if shape.mean() >= LEAST_AREA else None
+
+
+def foreground(image: np.ndarray) -> np.ndarray:
+    """uint8 [H,W,3] -> bool [H,W]: the shape's pixels, without those at its edge."""
+    outside = border(*image.shape[:2])
+    unlike = np.linalg.norm(image - np.median(image[outside], axis=0), axis=-1) > LEAST_DIFFERENCE
+    return _without_edge(~outside & unlike)
 
 
 def score(images: Sequence[np.ndarray], pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,12 +70,12 @@ def choose(pairs: Sequence[Pair], count: int, seed: int) -> tuple[list[Pair], li
     return chosen, prompts
 
 
-def _border(height: int, width: int) -> np.ndarray:
+def border(height: int, width: int) -> np.ndarray:
     """bool [H,W], true on the outer 1/16."""
-    border = np.ones((height, width), bool)
+    outer = np.ones((height, width), bool)
     rows, columns = max(1, height // 16), max(1, width // 16)
-    border[rows:-rows, columns:-columns] = False
-    return border
+    outer[rows:-rows, columns:-columns] = False
+    return outer
 
 
 def _without_edge(region: np.ndarray) -> np.ndarray:

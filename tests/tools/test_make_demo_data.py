@@ -109,3 +109,15 @@ def test_captions_bind_each_color_to_its_place() -> None:
     assert len(captions) == len(SHAPES) * len(CAPTIONS)
     assert make_caption("star", "orange", "blue") == "an orange star on a blue background"
     assert not captions & {make_caption(s, "blue", "orange", i) for s in SHAPES for i in range(len(CAPTIONS))}
+
+
+def test_the_other_kinds_are_image_folders(tmp_path: Path) -> None:
+    assert make(tmp_path / "a", "--num_images", "3", "--kind", "stripes").returncode == 0
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == [make_example(i).caption for i in range(3)]
+    striped = np.asarray(Image.open(tmp_path / "a" / rows[0]["file_name"]), int)
+    plain = np.asarray(make_example(0).image, int)
+    changed = (np.abs(striped - plain).max(axis=-1) > 100).mean(axis=1)  # share of each row
+    assert changed.reshape(8, 8)[1::2].max() < 0.05 < changed.reshape(8, 8)[::2].max()
+    assert make(tmp_path / "b", "--num_images", "2", "--kind", "ring").returncode == 0
+    assert sorted(hashes(tmp_path / "b")) == ["000000.jpg", "000001.jpg"]
