@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, get_type_hints
 
 from ppsd import compat  # isort: skip  before paddle
 
@@ -87,6 +87,8 @@ _SHARED: dict[Any, tuple[str, ...]] = {
         "text_encoder_name_or_path",
         "tokenizer_name",
         "model_max_length",
+        "max_token_length",
+        "clip_skip",
     ),
     DataArguments: ("data_format", *(name for name in _SETTINGS if name != "resolution")),
     SDTrainingArguments: ("resolution",),
@@ -104,7 +106,8 @@ def _add_shared(parser: argparse.ArgumentParser, arguments: Any, name: str) -> N
     if field.default is False:
         parser.add_argument(f"--{name}", action="store_true", help=shown)
         return
-    kind = {int: positive, float: float}.get(type(field.default), str)
+    whole = get_type_hints(arguments)[name] in (int, Optional[int])
+    kind: Any = positive if whole else {float: float}.get(type(field.default), str)
     default = "" if field.default is None else " Default: %(default)s."
     parser.add_argument(f"--{name}", type=kind, default=field.default, help=shown + default)
 
@@ -115,6 +118,7 @@ def load(args: argparse.Namespace) -> LatentParts:
         **{name: getattr(args, name) for name in _SETTINGS},
         dialect=args.data_format,
         max_length=args.model_max_length,
+        max_token_length=args.max_token_length,
         center_crop=True,
         random_flip=False,
         caption_dropout_rate=0.0,
@@ -125,6 +129,9 @@ def load(args: argparse.Namespace) -> LatentParts:
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if args.resolution % factor:
         raise ValueError(f"--resolution {args.resolution} is not a multiple of {factor}, which this VAE needs")
+    for flag in () if args.cache_text_encoder else ("max_token_length", "clip_skip"):
+        if getattr(args, flag) is not None:
+            raise ValueError(f"--{flag} is for --cache_text_encoder: without it no caption is encoded")
     text = _load_text_encoder(args) if args.cache_text_encoder else None
     speed = Speed(args.batch_size, args.num_workers)
     return LatentParts(config, LatentLayout(args.output_path, name), vae, text, args.dtype, speed)
@@ -135,7 +142,8 @@ def _load_text_encoder(args: argparse.Namespace) -> TextEncoder:
     length, longest = args.model_max_length, encoder.config.max_position_embeddings
     if length > longest:
         raise ValueError(f"--model_max_length is {length}; the text encoder takes at most {longest}")
-    return TextEncoder(encoder, _component(args, AutoTokenizer, "tokenizer", "tokenizer_name", model_max_length=length))
+    tokenizer = _component(args, AutoTokenizer, "tokenizer", "tokenizer_name", model_max_length=length)
+    return TextEncoder(encoder, tokenizer, args.clip_skip)
 
 
 def _component(args: argparse.Namespace, cls: Any, folder: str, flag: str, **kwargs: Any) -> Any:

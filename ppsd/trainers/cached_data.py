@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
+from ppsd.data.captions import changing_flag
 from ppsd.data.source import RecordSource
 from ppsd.formats.latent_part import differences
 from ppsd.formats.latents import read_fingerprint
@@ -15,6 +16,7 @@ from ppsd.formats.safetensors_part import HEAD_BYTES, is_safetensors
 from ppsd.models.bundle import Bundle
 from ppsd.models.fingerprint import text_encoder_fingerprint, tokenizer_fingerprint, vae_fingerprint
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.latent_cache import TEXT_DEFAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +121,13 @@ def _check_text(cached: Mapping[str, Any], bundle: Bundle, model: ModelArguments
     if cached["max_length"] != model.model_max_length:
         wanted = cached["max_length"]
         raise ValueError(f"--model_max_length is {model.model_max_length}; the text was cached with {wanted}; {again}")
+    for flag, usual in TEXT_DEFAULTS.items():
+        asked, wanted = getattr(model, flag) or usual, cached.get(flag, usual)
+        if asked != wanted:
+            raise ValueError(f"--{flag} is {asked}; the text was cached with {wanted}; {again}")
+    changing = changing_flag(data)
+    if changing:
+        raise ValueError(f"{changing} cannot act: the text encoder's states of the captions were cached; {again}")
     if cached["caption_rule"] != data.caption_rule:
         wanted = cached["caption_rule"]
         raise ValueError(f"--caption_rule is {data.caption_rule}; the text was cached with {wanted}; {again}")

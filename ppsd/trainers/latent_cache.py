@@ -32,11 +32,16 @@ Decode = Callable[[Record], Union[Sample, BadRecord]]
 Size = tuple[int, ...]
 
 
+# Entries of the fingerprint that are left out where they are as usual: caches of before they were there stay good.
+TEXT_DEFAULTS = {"clip_skip": 1, "max_token_length": 75}
+
+
 class TextEncoder(NamedTuple):
-    """What makes hidden states of captions."""
+    """What makes hidden states of captions. clip_skip: see ppsd.models.conditioning."""
 
     encoder: nn.Layer
     tokenizer: Any
+    clip_skip: Optional[int] = None
 
 
 def latent_fingerprint(vae: nn.Layer, config: StreamConfig, text: Optional[TextEncoder]) -> dict[str, Any]:
@@ -54,16 +59,23 @@ def latent_fingerprint(vae: nn.Layer, config: StreamConfig, text: Optional[TextE
         "tokenizer": text and tokenizer_fingerprint(text.tokenizer),
         "max_length": config.max_length if text else None,
         "caption_rule": config.caption_rule if text else None,
+        **(_unusual(clip_skip=text.clip_skip, max_token_length=config.max_token_length) if text else {}),
     }
+
+
+def _unusual(**values: Optional[int]) -> dict[str, int]:
+    """Those that differ from TEXT_DEFAULTS."""
+    return {name: value for name, value in values.items() if value not in (None, TEXT_DEFAULTS[name])}
 
 
 class Encoder:
     """Pixels and token ids to moments and, with a text encoder, hidden states; float32 on the current device."""
 
-    def __init__(self, vae: nn.Layer, text_encoder: Optional[nn.Layer]) -> None:
+    def __init__(self, vae: nn.Layer, text: Optional[TextEncoder], chunks: int = 1) -> None:
+        """chunks: of the token ids, see ppsd.data.tokens."""
         self._vae = vae
         self._vae.eval()
-        self._condition = None if text_encoder is None else Conditioning(text_encoder, trained=False)
+        self._condition = None if text is None else Conditioning(text.encoder, False, text.clip_skip, chunks)
 
     def start(self, samples: list[Sample]) -> Callable[[], tuple[np.ndarray, Optional[np.ndarray]]]:
         """Begin to encode samples of one size; calling the result waits for moments [B,8,h,w] and hidden [B,L,D]."""
@@ -81,7 +93,7 @@ class Encoder:
 
 
 @dataclass
-class _Slot:
+class Slot:
     """A record on its way; `result` is there when it is done."""
 
     number: int
@@ -104,8 +116,8 @@ def encode_records(
     Hidden states are of the caption that `caption_rule` chooses (not random), which then is the record's first. Of
     images in many sizes few wait for long: when HELD_RECORDS are held back by one, its batch goes as it is.
     """
-    held: deque[_Slot] = deque()
-    waiting: dict[Size, list[_Slot]] = {}
+    held: deque[Slot] = deque()
+    waiting: dict[Size, list[Slot]] = {}
     flying: deque[Callable[[], None]] = deque()
 
     def launch(size: Size) -> None:
@@ -113,7 +125,7 @@ def encode_records(
         if len(flying) > 1:
             flying.popleft()()
 
-    for slot in _decoded(records, decode, num_workers, ahead=2 * batch_size):
+    for slot in decoded(records, decode, num_workers, ahead=2 * batch_size):
         held.append(slot)
         if slot.sample is not None:
             size = slot.sample.pixels.shape
@@ -131,14 +143,14 @@ def encode_records(
     yield from _done(held)
 
 
-def _done(held: deque[_Slot]) -> Iterator[tuple[int, Union[LatentRecord, BadRecord]]]:
+def _done(held: deque[Slot]) -> Iterator[tuple[int, Union[LatentRecord, BadRecord]]]:
     while held and held[0].result is not None:
         slot = held.popleft()
         assert slot.result is not None
         yield slot.number, slot.result
 
 
-def _encode(slots: list[_Slot], encoder: Encoder, caption_rule: str) -> Callable[[], None]:
+def _encode(slots: list[Slot], encoder: Encoder, caption_rule: str) -> Callable[[], None]:
     """Begin to encode; calling the result waits for it and fills the slots."""
     fetch = encoder.start([slot.sample for slot in slots if slot.sample is not None])
 
@@ -165,14 +177,14 @@ def _latent_record(
     return LatentRecord(moments, captions[0], record.meta, tuple(captions[1:]), hidden)
 
 
-def _decoded(records: Iterable[tuple[int, AnyRecord]], decode: Decode, num_workers: int, ahead: int) -> Iterator[_Slot]:
+def decoded(records: Iterable[tuple[int, AnyRecord]], decode: Decode, num_workers: int, ahead: int) -> Iterator[Slot]:
     """The records in order, decoded by threads up to `ahead` before they are taken; 0 workers: by the caller."""
     jobs = ((number, record) for number, record in records)
     if num_workers == 0:
         yield from (_decode(number, record, decode) for number, record in jobs)
         return
     pool = ThreadPoolExecutor(num_workers)
-    pending: deque[Future[_Slot]] = deque()
+    pending: deque[Future[Slot]] = deque()
     try:
         for number, record in jobs:
             pending.append(pool.submit(partial(_decode, number, record, decode)))
@@ -184,11 +196,11 @@ def _decoded(records: Iterable[tuple[int, AnyRecord]], decode: Decode, num_worke
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(number: int, record: AnyRecord, decode: Decode) -> _Slot:
+def _decode(number: int, record: AnyRecord, decode: Decode) -> Slot:
     if isinstance(record, LatentRecord):
         raise ValueError("the file list names cached latents: there is nothing to encode")
     made = record if isinstance(record, BadRecord) else decode(record)
     if isinstance(made, BadRecord):
-        return _Slot(number, None, None, made)
+        return Slot(number, None, None, made)
     assert isinstance(record, Record)
-    return _Slot(number, record, made)
+    return Slot(number, record, made)

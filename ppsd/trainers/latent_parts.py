@@ -16,7 +16,7 @@ from ppsd.data.buckets import Buckets
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import pixel_size
 from ppsd.data.sample import SampleMaker
-from ppsd.data.source import open_sources
+from ppsd.data.source import open_streams
 from ppsd.data.tally import Tally
 from ppsd.data.tokens import TokenizeCaptions
 from ppsd.formats.filelist import Source, read_file_list
@@ -63,9 +63,9 @@ class LatentParts:
         self.numbers = distinct_parts(self.sources)
         self.rounding = Rounding()
         self.fingerprint = latent_fingerprint(vae, config, text)
-        self._read = open_sources(config)[0].read
-        self._encoder = Encoder(vae, text and text.encoder)
-        tokenize = TokenizeCaptions(text.tokenizer, config.max_length) if text else _no_tokens
+        self._read = open_streams(config)[0].read
+        self._encoder = Encoder(vae, text, config.chunks)
+        tokenize = TokenizeCaptions(text.tokenizer, config.max_length, config.chunks) if text else _no_tokens
         self._decode = _Decode(config, SampleMaker(config, tokenize))
         self._empty_hidden = self._encoder.empty_hidden(tokenize(""))
         self._untouched = True

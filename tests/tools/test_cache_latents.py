@@ -19,6 +19,7 @@ from ppsd.data.tokens import TokenizeCaptions
 from ppsd.formats.filelist import read_file_list
 from ppsd.formats.laion import read_part
 from ppsd.formats.latents import read_fingerprint, read_latents
+from ppsd.models.conditioning import Conditioning
 from ppsd.models.latents import posterior
 from ppsd.trainers.latent_cache import encode_records
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
@@ -317,3 +318,25 @@ def test_values_that_are_not_finite_are_counted() -> None:
 
     ((number, bad),) = encode_records([(4, Record(b"x", ""))], decode, Overflowing(), batch_size=2, num_workers=2)
     assert (number, bad.reason) == (4, "latents not finite")
+
+
+def test_hidden_states_of_long_captions_and_an_earlier_layer(pipeline: Path, file_list: Path, tmp_path: Path) -> None:
+    """As training would have made them, the empty caption's, too."""
+    options = {"cache_text_encoder": True, "max_token_length": 150, "clip_skip": 2}
+    assert tool.main(flags(pipeline, file_list, tmp_path, **options)) == 0
+    tokenize, condition = TokenizeCaptions(tiny_tokenizer(), 77, 2), Conditioning(tiny_text_encoder(), False, 2, 2)
+    records = [record for _, record in read_latents(part(tmp_path, 1)) if isinstance(record, LatentRecord)]
+    assert records
+    for record in records:
+        assert record.hidden.shape == (152, 16)
+        for text, hidden in ((record.caption, record.hidden), ("", record.meta["empty_hidden"])):
+            expected = condition(paddle.to_tensor(tokenize(text)[None])).hidden.numpy()[0]
+            np.testing.assert_allclose(hidden, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flag", ["max_token_length", "clip_skip"])
+def test_flags_of_the_text_need_text(
+    flag: str, pipeline: Path, file_list: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(flags(pipeline, file_list, tmp_path, **{flag: 150})) == 1
+    assert f"--{flag} is for --cache_text_encoder" in capsys.readouterr().err

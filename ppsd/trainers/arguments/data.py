@@ -13,9 +13,6 @@ from ppsd.trainers.arguments.folder import FolderArguments
 class DataArguments(FolderArguments, CaptionArguments, CacheArguments):
     """What the stream reads."""
 
-    file_list: str = flag(
-        "./data/filelist/train.filelist.list", "A .filelist.list (filelists, optionally weighted) or one .filelist."
-    )
     data_format: str = flag(
         "auto",
         "What the parts are: laion400m, laion_aes, webdataset, parquet, image_folder, latents, or auto (by content).",
@@ -37,8 +34,6 @@ class DataArguments(FolderArguments, CaptionArguments, CacheArguments):
     )
     center_crop: bool = flag(False, "Crop the centre instead of a random place.")
     random_flip: bool = flag(False, "Mirror half of the images.")
-    caption_dropout_rate: float = flag(0.1, "Share of captions replaced by the empty one (for guidance).")
-    caption_rule: str = flag("first", "Of several captions a record: first, random, longest or shortest.")
     image_column: Optional[str] = flag(
         None, "Column of the image in webdataset, parquet or folder data. Default: the usual."
     )

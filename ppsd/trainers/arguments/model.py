@@ -21,7 +21,6 @@ class ModelArguments(TextArguments, PlaceholderArguments):
         None, "UNet folder or hub name; overrides. A .json config means a randomly initialised UNet."
     )
     tokenizer_name: Optional[str] = flag(None, "Tokenizer folder or hub name; overrides.")
-    model_max_length: int = flag(77, "Tokens a caption is padded or cut to.")
     prediction_type: Optional[str] = flag(
         None, "epsilon, v_prediction or sample. Default: what the pipeline's scheduler says."
     )
