@@ -46,9 +46,10 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
     prepare_output_dir(args.output_dir, run.model.paths(), clean=args.should_save)
     checkpoint, step = find_start(run, method.trained_names(run))
     method.prepare(run)
-    sources = method.open_data(run, stream_config(method, run))
+    config = stream_config(method, run)
+    sources = method.open_data(run, config)
     cached = cached_fingerprint(sources, run.data.data_format)
-    set_steps(run, sources, method.batch_size(run))
+    set_steps(run, sources, config, method.batch_size(run))
     args.check_epochs(run.steps_per_epoch is not None)
     if checkpoint and args.process_index == 0:
         warn_of_changes(Path(checkpoint), run)

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import paddle
 
+from ppsd.data.config import StreamConfig
 from ppsd.data.source import records_per_epoch
 from ppsd.trainers.changes import changes, settings
 from ppsd.trainers.manifest import read_manifest
@@ -60,7 +61,7 @@ def warn_of_changes(checkpoint: Path, run: Run) -> None:
         logger.warning("%s goes on otherwise than it was begun: %s", checkpoint, "; ".join(found))
 
 
-def set_steps(run: Run, sources: Sequence[Any], batch_size: int) -> None:
+def set_steps(run: Run, sources: Sequence[Any], config: StreamConfig, batch_size: int) -> None:
     """Make epochs whole optimizer steps, and `max_steps` what `num_train_epochs` asks for.
 
     batch_size: samples that a device sees at a time. Raises ValueError where nothing says how long the run is.
@@ -68,7 +69,7 @@ def set_steps(run: Run, sources: Sequence[Any], batch_size: int) -> None:
     data, args = run.data, run.args
     batch = batch_size * args.dataset_world_size * args.gradient_accumulation_steps
     if data.num_records is None:
-        known = records_per_epoch(sources)
+        known = records_per_epoch(sources, config, batch_size)
         if known is None and args.max_steps <= 0:
             raise ValueError(
                 "a stream has no known length: give --max_steps, or --num_records (an epoch's) with --num_train_epochs"
