@@ -30,9 +30,10 @@ class Conditioning:
             if self.trained:
                 raise ValueError("--train_text_encoder cannot act: the data holds what the text encoder said before")
             return Condition(hidden=hidden)
-        if self.text_encoder.training != self.trained:
-            self.text_encoder.train() if self.trained else self.text_encoder.eval()
-        with paddle.set_grad_enabled(self.trained and paddle.is_grad_enabled()):
+        learning = self.trained and paddle.is_grad_enabled()
+        if self.text_encoder.training != learning:
+            self.text_encoder.train() if learning else self.text_encoder.eval()
+        with paddle.set_grad_enabled(learning):
             if self.chunks == 1:
                 return Condition(hidden=hidden_states(self.text_encoder, input_ids, self.clip_skip))
             rows = input_ids.reshape([input_ids.shape[0] * self.chunks, -1])

@@ -1,0 +1,58 @@
+"""The records that are never trained on, as latents in memory of all processes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ppsd.data.config import StreamConfig
+from ppsd.data.held_out_samples import Named, collect
+from ppsd.models.bundle import Bundle
+from ppsd.models.latents import posterior
+from ppsd.trainers.processes import from_first
+from ppsd.types import Sample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """names and samples of the records; each sample is of moments, and its seed is a hash of the record's content."""
+
+    names: list[str]
+    samples: list[Sample]
+
+    def digest(self) -> str:
+        """Of which records they are, in which order and size, with which captions."""
+        facts = repr([(sample.seed, sample.pixels.shape, sample.input_ids.tolist()) for sample in self.samples])
+        return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+
+
+def hold_out(sources: Sequence[Any], config: StreamConfig, bundle: Bundle, most: int) -> HeldOut:
+    """At most `most` records of the held-out `sources`, which the first process reads, for all.
+
+    Raises what `collect` raises.
+    """
+
+    def read() -> list[Named]:
+        found = collect(sources, config, bundle.tokenizer, most)
+        return [replace(named, sample=as_latents(bundle, named.sample)) for named in found]
+
+    found = from_first(read)
+    return HeldOut([named.name for named in found], [named.sample for named in found])
+
+
+@paddle.no_grad()
+def as_latents(bundle: Bundle, sample: Sample) -> Sample:
+    """Its pixels become moments float32 [8,h,w]; one picture at a time, so that no batch size makes a difference."""
+    moments = sample.pixels
+    if moments.dtype == np.uint8:
+        bundle.vae.eval()
+        moments = posterior(bundle.vae, paddle.to_tensor(moments[None])).numpy()[0]
+    return replace(sample, pixels=np.asarray(moments, np.float32), cursor=np.zeros(1, np.int64))
