@@ -14,7 +14,7 @@ from paddlenlp.trainer import PrinterCallback, Trainer
 from paddlenlp.trainer.integrations import VisualDLCallback
 from paddlenlp.trainer.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from ppsd.diffusion.draws import draw
+from ppsd.diffusion.draws import Draws, draw
 from ppsd.diffusion.objective import reduce
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
@@ -25,6 +25,7 @@ from ppsd.trainers.checkpointing import CheckpointingTrainer
 from ppsd.trainers.due import Every
 from ppsd.trainers.gradients import install_judge
 from ppsd.trainers.heart import Heart, Phase
+from ppsd.trainers.held_out import HeldOut
 from ppsd.trainers.meter import Meter
 from ppsd.trainers.method import Method
 from ppsd.trainers.optimizer import trained_parameters, undecayed
@@ -33,6 +34,7 @@ from ppsd.trainers.processes import from_first
 from ppsd.trainers.run import Run
 from ppsd.trainers.run_state import load_positions
 from ppsd.trainers.step import DiffusionStep
+from ppsd.trainers.validation import make_validation
 from ppsd.trainers.watching import Watch, make_watch
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
 
     `make_loader(positions)` gives the batches, from the start (None) or from where saved positions say.
     cached: they are of latents that were checked against the bundle (ppsd.trainers.cached_data).
+    held_out: records whose loss is measured and never trained on.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         make_loader: Callable[[Optional[list]], Any],
         *,
         cached: bool = False,
+        held_out: Optional[HeldOut] = None,
     ) -> None:
         args = run.args
         self.run, self.flags = run, settings(run)
@@ -80,6 +84,8 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         self.add_callback(self.watch)
         if self.ema is not None:
             self.add_callback(EMACallback(self.ema, lambda: self.watch.guard.applied))
+        if held_out is not None:
+            self.add_callback(make_validation(self, held_out))
         self.add_callback(self.previews)
         self.add_callback(SaveCallback(Every(epochs=args.save_every_n_epochs, epoch_steps=run.steps_per_epoch)))
         self.add_callback(LastStepCallback)
@@ -121,9 +127,12 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         )
         if "moments" in inputs and not self.cached:
             raise ValueError("--file_list mixes images and cached latents: cache all of it, or none")
+        return reduce(self.losses(model, inputs, draws), inputs["weight"])
+
+    def losses(self, model: Any, inputs: Mapping[str, Any], draws: Draws) -> paddle.Tensor:
+        """Of each sample, float32 [B]."""
         given = {name: inputs[name] for name in ("pixels", "moments", "hidden") if name in inputs}
-        losses = model(input_ids=inputs["input_ids"], draws=draws, **given)
-        return reduce(losses, inputs["weight"])
+        return model(input_ids=inputs["input_ids"], draws=draws, **given)
 
     def _latent_shape(self, inputs: Mapping[str, Any]) -> tuple[int, int, int]:
         """(C,h,w)."""
