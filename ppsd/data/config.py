@@ -12,12 +12,16 @@ from ppsd.data.tokens import chunks_of
 from ppsd.data.transforms import INTERPOLATIONS
 from ppsd.formats.parts import DATA_FORMATS
 
+_COUNTS = ("dataset_repeats", "max_train_samples")
+
 
 @dataclass(frozen=True)
 class StreamConfig:
     """Which records to read and how to make samples of them. Raises ValueError naming the flag that is wrong.
 
-    file_list: a `.filelist.list` or a `.filelist`; dialect: what its parts are, of DATA_FORMATS.
+    file_list: a `.filelist.list` or a `.filelist`; dialect: what its parts are, of DATA_FORMATS. Instead of it either
+    train_data_dir (a folder of images) or dataset_name (of a Hugging Face data set) and dataset_config_name; of these
+    every epoch has dataset_repeats times each image, max_train_samples: at most so many, chosen by the seed.
     resolution: side of the square crops in pixels, divisible by 8.
     scaled_jpeg: decode large JPEGs at 1/2, 1/4 or 1/8 of their size (see ppsd.data.jpeg).
     buffer_size: undecoded records that a lane holds to shuffle among. All lanes of all devices together hold
@@ -36,10 +40,12 @@ class StreamConfig:
     filter: which records are used (see ppsd.data.filters).
     enable_bucket ... bucket_no_upscale: aspect-ratio buckets (see ppsd.data.buckets).
     alternate: the sources take turns, one sample each (a batch each, with buckets), whatever their weights.
+    color_jitter: see ppsd.data.color. upscale_small: enlarge images below the resolution, where buckets do not; None:
+    if all data are indexed.
     latents: the fingerprint of cached latents, where that is what the parts are: any other part is an error.
     """
 
-    file_list: str
+    file_list: str = ""
     dialect: str = "auto"
     resolution: int = 512
     interpolation: str = "lanczos"
@@ -72,6 +78,13 @@ class StreamConfig:
     caption_tag_dropout_rate: float = 0.0
     max_token_length: Optional[int] = None
     alternate: bool = False
+    train_data_dir: Optional[str] = None
+    dataset_name: Optional[str] = None
+    dataset_config_name: Optional[str] = None
+    dataset_repeats: int = 1
+    max_train_samples: Optional[int] = None
+    color_jitter: float = 0.0
+    upscale_small: Optional[bool] = None
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:
@@ -87,7 +100,7 @@ class StreamConfig:
             raise ValueError(
                 f"--shuffle_every_n_samples {self.shuffle_every_n_samples} is negative; 0 does not shuffle"
             )
-        for flag in ("buffer_size", "num_lanes", "num_records", "max_length", "max_image_pixels"):
+        for flag in ("buffer_size", "num_lanes", "num_records", "max_length", "max_image_pixels", *_COUNTS):
             value = getattr(self, flag)
             if value is not None and value < 1:
                 raise ValueError(f"--{flag} {value} is less than 1")

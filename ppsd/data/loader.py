@@ -19,7 +19,7 @@ from ppsd.data.memory import keep_freed_memory
 from ppsd.data.naming import record_names, waited_for
 from ppsd.data.position import Position, merge_positions, read_position, write_position
 from ppsd.data.sample import SampleMaker
-from ppsd.data.source import Source, open_sources, records_per_epoch
+from ppsd.data.source import Source, open_sources, records_per_epoch, settled
 from ppsd.data.stream import SampleStream, device_lanes
 from ppsd.data.tally import Tally
 from ppsd.data.tokens import TokenizeCaptions
@@ -64,7 +64,8 @@ class StreamLoader:
         position: Union[Position, Iterable[Position], None] = None,
         sources: Optional[Sequence[Source]] = None,
     ) -> None:
-        sources = ready_sources(config, open_sources(config) if sources is None else sources)
+        sources = ready_sources(config, open_sources(config, seed) if sources is None else sources)
+        config = settled(config, sources)
         merged = None if position is None else merge_positions(position)
         lanes = _num_lanes(config, sources, world, merged)
         make_sample = SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length, config.chunks))

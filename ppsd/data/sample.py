@@ -7,6 +7,7 @@ from typing import Callable, Optional, Union
 import numpy as np
 
 from ppsd.data.captions import changing_flag, make_caption
+from ppsd.data.color import check_jitter, jitter
 from ppsd.data.config import StreamConfig
 from ppsd.data.decode import decode_shrunk
 from ppsd.data.filters import PIXELS_PER_LATENT
@@ -28,6 +29,7 @@ class SampleMaker:
 
     def __init__(self, config: StreamConfig, tokenize: Callable[[str], np.ndarray]) -> None:
         check_interpolation(config.interpolation)
+        check_jitter(config.color_jitter)
         self._config = config
         self._tokenize = tokenize
         self._changing = changing_flag(config)
@@ -76,7 +78,7 @@ class SampleMaker:
         decoded = decode_shrunk(record.image, config.max_image_pixels, shrink, reuse=True)
         if isinstance(decoded, BadRecord):
             return decoded
-        return training_crop(
+        crop = training_crop(
             decoded.array,
             seed,
             config.resolution,
@@ -86,7 +88,11 @@ class SampleMaker:
             bucket=bucket,
             image_size=(decoded.width, decoded.height),
             denominator=decoded.denominator,
+            enlarge=bool(config.upscale_small),
         )
+        if config.color_jitter and not isinstance(crop, BadRecord):
+            return jitter(crop, config.color_jitter, seed)
+        return crop
 
     def _moments(self, record: LatentRecord, size: Optional[Size]) -> np.ndarray:
         """Float32 [8,h,w]; of records of several buckets that share a size, the middle."""

@@ -35,6 +35,8 @@ class Draw(IntEnum):
     CONTRAST = 18
     SATURATION = 19
     HUE = 20
+    SUBSET = 21
+    HELD_OUT = 22
 
 
 def derive_seed(*numbers: int) -> int:

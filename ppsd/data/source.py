@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Protocol, Union
@@ -14,6 +14,7 @@ from ppsd.data.buckets import buckets_of
 from ppsd.data.config import StreamConfig
 from ppsd.data.epoch_plan import epoch_groups
 from ppsd.data.filters import Filter
+from ppsd.data.folders import dataset_source, folder_source
 from ppsd.data.indexed import IndexedSource
 from ppsd.data.window import AnyRecord
 from ppsd.formats.filelist import read_file_list
@@ -52,11 +53,27 @@ class RecordSource:
 Source = Union[RecordSource, IndexedSource]
 
 
-def open_sources(config: StreamConfig) -> list[RecordSource]:
+def open_sources(config: StreamConfig, seed: int = 0) -> list[Source]:
+    """The folder, the data set or the filelists that `config` names; seed: of the run, for max_train_samples.
+
+    Raises ValueError for what cannot be read, and what open_streams raises.
+    """
+    if config.train_data_dir is not None:
+        return [folder_source(config.train_data_dir, config, seed=seed)]
+    if config.dataset_name is not None:
+        return [dataset_source(config.dataset_name, config, seed=seed)]
+    return list(open_streams(config))
+
+
+def open_streams(config: StreamConfig) -> list[RecordSource]:
     """The filelists that `config.file_list` names, as sources of the records that `config.filter` lets pass.
 
-    Raises what read_file_list raises, and ValueError for a filter that cannot be understood.
+    Raises what read_file_list raises, and ValueError for a filter that cannot be understood and for flags that are for
+    other data.
     """
+    for flag in ("dataset_repeats", "max_train_samples", "dataset_config_name"):
+        if getattr(config, flag) not in (None, 1):
+            raise ValueError(f"--{flag} is for --train_data_dir and --dataset_name, not for --file_list")
     keep = Filter(config.filter, config.max_image_pixels) if config.filter else None
     sources = []
     for source in read_file_list(config.file_list, config.dialect):
@@ -70,6 +87,13 @@ def open_sources(config: StreamConfig) -> list[RecordSource]:
             read = partial(read_latents, fingerprint=config.latents)
         sources.append(RecordSource(source.name, source.parts, _Filtered(read, keep) if keep else read, source.weight))
     return sources
+
+
+def settled(config: StreamConfig, sources: Sequence[Source]) -> StreamConfig:
+    """The config with what it leaves to the data."""
+    if config.upscale_small is not None:
+        return config
+    return replace(config, upscale_small=all(isinstance(source, IndexedSource) for source in sources))
 
 
 @dataclass(frozen=True)

@@ -58,16 +58,17 @@ def training_crop(
     bucket: Optional[Size] = None,
     image_size: Optional[Size] = None,
     denominator: int = 1,
+    enlarge: bool = False,
 ) -> Union[np.ndarray, BadRecord]:
     """Pixels uint8 [3,h,w] of a random or the central crop; all chance comes from the sample's seed.
 
     image: RGB pixels [H,W,3], or what numpy can make them of. Those of an image of another `image_size` are that image
     scaled down by `denominator`. Without a bucket's size the crop is resolution x resolution, and an image with a side
-    below `resolution` is a BadRecord: it would have to be enlarged. To cover a bucket small images are.
+    below `resolution` is a BadRecord, unless `enlarge` is set. To cover a bucket small images are enlarged.
     """
     pixels = np.ascontiguousarray(image)
     width, height = image_size or (pixels.shape[1], pixels.shape[0])
-    if bucket is None and min(width, height) < resolution:
+    if bucket is None and not enlarge and min(width, height) < resolution:
         return BadRecord(TOO_SMALL, f"{width} x {height}, --resolution is {resolution}")
     size = bucket or (resolution, resolution)
     resized = scaled_size(width, height, resolution, bucket)

@@ -37,6 +37,8 @@ def item_from_row(row: Mapping[str, Any], folder: Path, image_key: str, caption_
     captions = split_row(row, caption_key)
     if isinstance(captions, BadRecord):
         return captions
+    if image_key == "image" and image_key not in row and "file_name" in row:
+        image_key = "file_name"  # what Hugging Face's imagefolder calls the column `image` once it is loaded
     caption, more_captions, meta = captions
     paths = {}
     for key in (image_key, *(key for key in IMAGE_COLUMNS if row.get(key) and key != image_key)):
