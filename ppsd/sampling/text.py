@@ -18,6 +18,8 @@ from ppsd.models.conditioning import Conditioning, check_clip_skip
 logger = logging.getLogger(__name__)
 
 NOTE = "ppsd.json"
+_COUNTED = 100_000  # tokens
+_SHOWN = 100  # characters of a prompt that is too long
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,11 @@ class PromptEncoder:
     def warn_of_cuts(self, prompts: Sequence[str]) -> None:
         """Log which prompts are too long."""
         for prompt in dict.fromkeys(prompts):
-            count = len(self._tokenizer(prompt)["input_ids"])
+            count = len(self._tokenizer(prompt, truncation=True, max_length=_COUNTED)["input_ids"])
             if count > self._longest:
+                text = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
                 logger.warning(
-                    "of %d tokens the first %d are used (--max_token_length): %s", count - 2, self._longest - 2, prompt
+                    "of %d tokens the first %d are used (--max_token_length): %s", count - 2, self._longest - 2, text
                 )
 
 
