@@ -4,8 +4,8 @@
 ControlNet on) and OUTPUT_PATH/demo.jsonl, one {"caption", "image", "image_id", "conditioning_image"} a line, paths
 relative to the jsonl file: what tools/create_pretraining_data.py reads. The other kinds are for a model that has been
 trained on these, and write an image folder, which --train_data_dir and --instance_data_dir read: stripes has the same
-pictures with striped shapes and metadata.jsonl (a style to fine-tune on), ring a subject that the model has never seen,
-without captions. The same arguments give the same bytes.
+pictures with striped shapes and metadata.jsonl (a style to fine-tune on); ring and star are subjects that the model has
+never seen, without captions (a shape, and two colours together). The same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ppsd.data.demo import make_example
-from ppsd.data.demo_kinds import make_striped, make_subject
+from ppsd.data.demo_kinds import make_star, make_striped, make_subject
 from ppsd.formats.atomic import atomic_write
 
 JPEG = {"quality": 95, "subsampling": 0}
-FOLDERS = {"stripes": make_striped, "ring": make_subject}
+FOLDERS = {"stripes": make_striped, "ring": make_subject, "star": make_star}
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ppsd.data.demo import COLORS, MARGIN, NAMES, RADIUS, DemoExample, draw_shape, make_example
+from ppsd.data.demo import COLORS, HELD_OUT, MARGIN, NAMES, RADIUS, DemoExample, draw_shape, make_example
 
 STRIPES = 8
 """Stripes that a picture's height has room for."""
@@ -18,6 +18,7 @@ _STRIPE_COLORS = ("white", "black", "yellow")
 SUBJECT_COLOR = "purple"
 SUBJECT_BACKGROUNDS = ("yellow", "cyan", "orange", "green", "white")
 _HOLE = 0.5
+STAR_COLORS = ("cyan", "pink")
 
 
 def stripe_color(color: str, background: str) -> str:
@@ -52,4 +53,16 @@ def make_subject(index: int, seed: int = 0, size: int = 64) -> DemoExample:
     return DemoExample(image, outline.convert("RGB"), "", "circle", SUBJECT_COLOR, background)
 
 
+def make_star(index: int, seed: int = 0, size: int = 64) -> DemoExample:
+    """Always the same star on the same background, of two colours that no example of ppsd.data.demo has together."""
+    random = np.random.default_rng([seed, index, 2])
+    radius = random.uniform(RADIUS[0] + 0.05, RADIUS[1])
+    x, y = random.uniform(radius + MARGIN, 1 - radius - MARGIN, 2)
+    mask, outline = draw_shape("star", x, y, radius, size)
+    color, background = STAR_COLORS
+    star, plain = (Image.new("RGB", (size, size), COLORS[name]) for name in (color, background))
+    return DemoExample(Image.composite(star, plain, mask), outline.convert("RGB"), "", "star", color, background)
+
+
+assert STAR_COLORS in HELD_OUT
 assert set(SUBJECT_BACKGROUNDS) <= set(NAMES) - {SUBJECT_COLOR}

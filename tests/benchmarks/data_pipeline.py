@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,7 @@ from ppsd.data.lane import default_lanes
 from ppsd.data.loader import lane_settings
 from ppsd.data.sample import SampleMaker
 from ppsd.data.source import open_sources
+from tests.benchmarks.goals import Goal, print_goals
 from tests.benchmarks.photo_set import PhotoSet, make_set
 from tests.benchmarks.pipeline_runs import BATCH_SIZE, Result
 from tests.benchmarks.recipe_stream import shuffled
@@ -51,16 +51,6 @@ RUNS = {  # what is measured: (pipeline, worker processes)
     "JPEG decoding alone, 2 processes": ("decode", 2),
 }
 SLOW = 1000  # the recipe's method is measured over at most so many images a round: it first fills its buffer
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One line of the table of goals."""
-
-    what: str
-    goal: str
-    result: str
-    met: bool
 
 
 def run(pipeline: str, workers: int, photos: PhotoSet, resolution: int, num_images: int) -> Result:
@@ -175,12 +165,6 @@ def print_results(results: dict[tuple[str, int], Result]) -> None:
         first = "" if result.first_batch_s is None else f"{result.first_batch_s:.2f}"
         memory = "" if result.memory_mb is None else f"{result.memory_mb:.0f}"
         print(f"{name:<34}{result.cpu_ms:>13.2f}{result.images_per_s:>10.0f}{first:>15}{memory:>11}")
-
-
-def print_goals(rows: list[Goal]) -> None:
-    print(f"\n{'':<42}{'goal':<26}{'result':<32}")
-    for row in rows:
-        print(f"{row.what:<42}{row.goal:<26}{row.result:<32}{'met' if row.met else 'NOT MET'}")
 
 
 def main() -> None:

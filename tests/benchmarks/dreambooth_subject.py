@@ -1,0 +1,73 @@
+"""Does DreamBooth bind a subject to its token, and does the prior keep the class what it is?
+
+    python -m tests.benchmarks.dreambooth_subject
+
+Teaches the demo's model a ring (a shape that it has never seen) from 5 pictures, as "a sks circle", with and without
+prior preservation, by examples/dreambooth/train_dreambooth.py; then draws with the token and without.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ppsd.data.demo import NAMES, make_caption
+from tests.benchmarks.demo_metrics import read_ring
+from tests.benchmarks.goals import Goal, at_least, print_goals
+from tests.benchmarks.method_runs import draw, make_data, parser, require_base, train
+from tests.benchmarks.prompt_accuracy import read_colors
+
+IMAGES = 5
+SUBJECT, CLASS = "a sks circle", "a circle"
+
+
+def main() -> None:
+    args = parser(__doc__, max_steps=300, learning_rate=5e-4).parse_args()
+    require_base(args.base)
+    data, prior = make_data("ring", IMAGES, args.output / "ring"), args.output / "circles"
+    colors = [(a, b) for a in NAMES for b in NAMES if a != b][:: 90 // min(args.num_samples, 90)]
+    class_prompts = [make_caption("circle", *pair) for pair in colors]
+    figures = {"before": measure(args.base, args.num_samples, class_prompts, colors, args.output / "ring_before")}
+    for name, flags in (
+        ("with prior", f"--with_prior_preservation --class_data_dir {prior} --num_class_images 200".split()),
+        ("without prior", []),
+    ):
+        run = args.output / name.replace(" ", "_")
+        prompt = ["--class_prompt", CLASS, "--sample_batch_size", "20"] if flags else []
+        base = f"--pretrained_model_name_or_path {args.base} --instance_data_dir {data} --ema_decay 0.98".split()
+        steps = ["--max_steps", args.max_steps, "--learning_rate", args.learning_rate, "--train_text_encoder"]
+        seconds = train(
+            "dreambooth/train_dreambooth.py", run, [*base, "--instance_prompt", SUBJECT, *steps, *flags, *prompt]
+        )
+        figures[name] = measure(run, args.num_samples, class_prompts, colors, run.with_suffix(".grid"))
+        print(f"{name}: trained in {seconds / 60:.1f} min")
+    print(f"\n{'':<16}{'subject by token':>18}{'class is plain':>18}{'class has its colour':>22}")
+    for name, shares in figures.items():
+        print(f"{name:<16}{shares[0]:>18.0%}{shares[1]:>18.0%}{shares[2]:>22.0%}")
+    with_prior, without = figures["with prior"], figures["without prior"]
+    print_goals(
+        [
+            at_least("subject by its token", with_prior[0], 0.8),
+            at_least("class without the token, with prior", with_prior[1], 0.9),
+            Goal("class without the prior", "fewer", f"{without[1]:.0%}", without[1] < with_prior[1]),
+        ]
+    )
+
+
+def measure(pipeline, count, class_prompts, colors, grid) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+    """Shares: of pictures by the token with the subject; of the class's that are whole, and of the colour asked for."""
+    grid.mkdir(parents=True, exist_ok=True)
+    subject = [read_ring(image) for image in draw(pipeline, [SUBJECT] * count, 2, grid / "subject.png")]
+    images = draw(pipeline, class_prompts, 3, grid / "class.png")
+    plain = [(ring := read_ring(image)).shape and not ring.hole for image in images]
+    right = [
+        read_colors(image)[0] == pair[1] and read_colors(image)[1] == pair[0] for image, pair in zip(images, colors)
+    ]
+    return (
+        float(np.mean([ring.hole and ring.color for ring in subject])),
+        float(np.mean(plain)),
+        float(np.mean(np.array(plain) & np.array(right))),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Training on the demo's model with a method's own script, as a user would, and drawing with the result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "output" / "demo" / "run"
+
+COMMON = """--resolution 64 --per_device_train_batch_size 16 --prediction_type v_prediction --snr_gamma 5
+--adam_beta2 0.99 --lr_scheduler_type cosine --use_ema --logging_steps 50 --save_strategy no --image_logging_steps -1
+--report_to none --disable_tqdm True --num_inference_steps 30 --guidance_scale 3"""
+
+
+def parser(doc: str, max_steps: int, learning_rate: float) -> argparse.ArgumentParser:
+    """What these benchmarks have in common."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--base", type=Path, default=BASE, help="What examples/stable_diffusion/train.sh has trained.")
+    made.add_argument("--output", type=Path, default=ROOT / "output" / "benchmarks", help="For data, runs and grids.")
+    made.add_argument("--max_steps", type=int, default=max_steps)
+    made.add_argument("--learning_rate", type=float, default=learning_rate)
+    made.add_argument("--num_samples", type=int, default=100)
+    return made
+
+
+def require_base(base: Path) -> None:
+    if not (base / "model_index.json").is_file():
+        raise SystemExit(f"{base} is not there: run `sh examples/stable_diffusion/train.sh` first (8 to 14 minutes)")
+
+
+def make_data(kind: str, count: int, folder: Path) -> Path:
+    """An image folder of the demo's kinds."""
+    tool = [sys.executable, str(ROOT / "tools" / "make_demo_data.py"), "--kind", kind]
+    subprocess.run([*tool, "--num_images", str(count), "--output_path", str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def train(script: str, output: Path, flags: Sequence[Any]) -> float:
+    """Seconds that the method's script takes. Raises RuntimeError with the end of its log when it fails."""
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / script), "--output_dir", str(output)]
+    command += ["--overwrite_output_dir", *COMMON.split(), *map(str, flags)]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "log.txt").write_text(done.stdout)
+    if done.returncode:
+        raise RuntimeError(f"{script} ended with code {done.returncode}:\n{done.stdout[-3000:]}")
+    return time.perf_counter() - started
+
+
+def draw(
+    pipeline: Path, prompts: Sequence[str], seed: int, grid: Optional[Path] = None, embeddings: Sequence[Path] = ()
+) -> np.ndarray:
+    """uint8 [N,H,W,3], one picture a prompt; `grid` is a PNG of them all."""
+    from ppsd.sampling.grid import image_grid, save_png
+    from ppsd.sampling.pipeline import generate, load_pipeline
+
+    pipe = load_pipeline(str(pipeline), **({"embeddings": [str(path) for path in embeddings]} if embeddings else {}))
+    images = generate(pipe, prompts, guidance_scale=3.0, num_inference_steps=30, seed=seed, batch_size=20)
+    if grid is not None:
+        save_png(grid, image_grid(images, columns=20))
+    return images
