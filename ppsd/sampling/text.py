@@ -12,7 +12,7 @@ from typing import Any, Optional
 import numpy as np
 import paddle
 
-from ppsd.data.tokens import TokenizeCaptions, chunks_of
+from ppsd.data.tokens import CHUNK_TOKENS, TokenizeCaptions, chunks_of
 from ppsd.models.conditioning import Conditioning, check_clip_skip
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ class TextSettings:
 
     clip_skip: Optional[int] = None
     max_token_length: Optional[int] = None
+
+    @property
+    def chunks(self) -> int:
+        """How many runs of 75 tokens a prompt is read in."""
+        return chunks_of(self.max_token_length, CHUNK_TOKENS + 2)
 
     def or_else(self, other: TextSettings) -> TextSettings:
         """Those that are None from `other`."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ppsd.data.config import StreamConfig
+from ppsd.sampling.text import TextSettings
 from ppsd.trainers import cached_data
 from ppsd.trainers.arguments import DataArguments, ModelArguments
 from ppsd.trainers.latent_cache import TextEncoder, latent_fingerprint
@@ -26,9 +27,9 @@ def test_kohyas_flags_are_taken() -> None:
     assert (data.shuffle_caption, data.keep_tokens, data.caption_prefix) == (True, 2, "sks,")
     assert (data.caption_tag_dropout_rate, data.undesired_tags, data.trigger_words) == (0.2, "a,b", "my dog")
     assert data.caption_dropout_rate == 0.3
-    assert (model.max_token_length, model.clip_skip, model.text_chunks) == (225, 2, 3)
+    assert (model.text_settings, model.text_settings.chunks) == (TextSettings(2, 225), 3)
     usual = parse(NEEDED)[0]
-    assert (usual.max_token_length, usual.clip_skip, usual.model_max_length, usual.text_chunks) == (None, None, 77, 1)
+    assert (usual.text_settings, usual.model_max_length, usual.text_settings.chunks) == (TextSettings(), 77, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ppsd.data.tokens import chunks_of
+from ppsd.sampling.text import TextSettings
 from ppsd.trainers.arguments.flag import flag
 
 
@@ -24,9 +25,9 @@ class TextArguments:
     )
 
     @property
-    def text_chunks(self) -> int:
-        """How many runs of model_max_length ids a caption is read in."""
-        return chunks_of(self.max_token_length, self.model_max_length)
+    def text_settings(self) -> TextSettings:
+        """How captions and prompts are read: for the step, the previews and the note of an export."""
+        return TextSettings(self.clip_skip, self.max_token_length)
 
     def check_text(self) -> None:
         """Raise ValueError, naming the flag, for values that cannot work."""
