@@ -13,7 +13,7 @@ from ppsd.data.decode import decode_shrunk
 from ppsd.data.filters import PIXELS_PER_LATENT
 from ppsd.data.jpeg import denominator_for
 from ppsd.data.resample import Size, check_interpolation
-from ppsd.data.transforms import scaled_size, training_crop
+from ppsd.data.transforms import is_mirrored, scaled_size, training_crop
 from ppsd.formats.lines import NOT_TEXT
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
@@ -40,13 +40,13 @@ class SampleMaker:
         """A sample, or why the record cannot be one.
 
         size: width and height of the crop in pixels where the stream has buckets; else it is the square of
-        `config.resolution`. Latents have their size already, and come with the hidden state of their caption if they
-        have one: extras["hidden"] float32 [L,D].
+        `config.resolution`; latents have their size already. The hidden state of the caption, where the record has it:
+        extras["hidden"] float32 [L,D].
         """
-        pixels = self._pixels(record, seed, size) if isinstance(record, Record) else self._moments(record, size)
+        pixels = self._pixels(record, seed, size) if isinstance(record, Record) else self._moments(record, seed, size)
         if isinstance(pixels, BadRecord):
             return pixels
-        hidden = None if isinstance(record, Record) else record.hidden
+        hidden = record.hidden
         caption, dropped = self._caption(record, seed, only_first=hidden is not None)
         if hidden is not None and dropped:
             hidden = record.meta.get("empty_hidden")
@@ -94,9 +94,10 @@ class SampleMaker:
             return jitter(crop, config.color_jitter, seed)
         return crop
 
-    def _moments(self, record: LatentRecord, size: Optional[Size]) -> np.ndarray:
+    def _moments(self, record: LatentRecord, seed: int, size: Optional[Size]) -> np.ndarray:
         """Float32 [8,h,w]; of records of several buckets that share a size, the middle."""
-        moments = np.asarray(record.moments, np.float32)
+        mirrored = record.mirrored if self._config.random_flip and is_mirrored(seed) else None
+        moments = np.asarray(record.moments if mirrored is None else mirrored, np.float32)
         if not self._config.enable_bucket or size is None:
             return moments
         (width, height), (h, w) = (side // PIXELS_PER_LATENT for side in size), moments.shape[-2:]

@@ -76,6 +76,11 @@ def training_crop(
     left, top, right, bottom = crop_box(width, height, resized, size, x, y)
     box = (left / denominator, top / denominator, right / denominator, bottom / denominator)
     planes = channels_first(INTERPOLATIONS[interpolation](pixels, box, size))
-    if random_flip and uniform(seed, Draw.FLIP) < 0.5:
+    if random_flip and is_mirrored(seed):
         return np.ascontiguousarray(planes[..., ::-1])
     return planes
+
+
+def is_mirrored(seed: int) -> bool:
+    """Whether --random_flip mirrors the sample with this seed."""
+    return uniform(seed, Draw.FLIP) < 0.5

@@ -105,9 +105,7 @@ def pack_array(key: str, array: np.ndarray) -> bytes:
     """The bytes of the file."""
     array = np.ascontiguousarray(array)
     checksum = _checksum(key, array.shape, array.reshape(-1).view(np.uint8).data)
-    return save(
-        {"value": array}, {"ppsd_format": FORMAT, "version": VERSION, "key": key, "checksum": str(checksum)}
-    )
+    return save({"value": array}, {"ppsd_format": FORMAT, "version": VERSION, "key": key, "checksum": str(checksum)})
 
 
 def unpack_array(data: bytes, key: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from ppsd.diffusion.schedule import NoiseSchedule
 from ppsd.models.bundle import Bundle, load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.cached_data import check_cached
+from ppsd.trainers.folder_cache import cached_sources
 from ppsd.trainers.run import Run
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -72,9 +73,13 @@ def build_trainer(
     bundle = build_bundle(run)
     if cached is not None:
         check_cached(cached, bundle, run.model, run.data, run.args)
+    config = replace(stream_config(method, run), latents=cached)
+    if sources is None or cached is not None:  # the readers of cached latents check each part's fingerprint
+        sources = method.open_data(run, config)
+    sources, config = cached_sources(run, bundle, sources, config, method.trained_names(run))
     step = build_step(method, run, bundle)
-    make_loader = loader_factory(method, run, bundle.tokenizer, sources, cached)
-    return method(run, bundle, step, make_loader, cached=cached is not None)
+    make_loader = loader_factory(method, run, bundle.tokenizer, sources, config)
+    return method(run, bundle, step, make_loader, cached=cached is not None or run.data.cache_latents)
 
 
 def load_models(run: Run) -> Bundle:
@@ -121,13 +126,11 @@ def loader_factory(
     method: type[StableDiffusionTrainer],
     run: Run,
     tokenizer: Any,
-    sources: Optional[Sequence[Any]] = None,
-    cached: Optional[Mapping[str, Any]] = None,
+    sources: Sequence[Any],
+    config: StreamConfig,
 ) -> Callable[[Optional[list]], StreamLoader]:
-    """How the trainer gets its batches, from the start or from saved positions. `cached`: the latents' fingerprint."""
-    config, args = replace(stream_config(method, run), latents=cached), run.args
-    if sources is None or cached is not None:  # the readers of cached latents check each part's fingerprint
-        sources = method.open_data(run, config)
+    """How the trainer gets its batches, from the start or from saved positions."""
+    args = run.args
 
     def make(positions: Optional[list]) -> StreamLoader:
         return StreamLoader(

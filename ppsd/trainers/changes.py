@@ -20,6 +20,8 @@ HARMLESS = frozenset(
     image_logging_steps sample_every_n_epochs validation_prompts sample_prompts num_validation_images guidance_scale
     num_inference_steps validation_steps validation_epochs max_validation_samples save_every_n_epochs
     dataloader_num_workers check_data data_cache_dir data_cache_gb num_records num_train_epochs
+    cache_latents cache_latents_to_disk latents_cache_dir vae_batch_size
+    cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
     on_nan data_timeout step_timeout
     local_rank sharding sharding_degree sharding_parallel_degree sharding_parallel_config recompute
     unet_name_or_path

@@ -35,6 +35,7 @@ ALIASES = {
     "gradient_checkpointing": "recompute",
     "min_snr_gamma": "snr_gamma",
     "proportion_empty_prompts": "caption_dropout_rate",
+    "pre_compute_text_embeddings": "cache_text_encoder_outputs",
     "adam_weight_decay": "weight_decay",
     "max_data_loader_n_workers": "dataloader_num_workers",
     "unet_lr": "unet_learning_rate",

@@ -49,3 +49,7 @@ class DataArguments(FolderArguments, CaptionArguments, CacheArguments):
     check_data: str = flag("quick", "Before training: quick (a sample), full (every record) or off.")
     data_cache_dir: Optional[str] = flag(None, "Folder that keeps parts read from URLs. Default: they are not kept.")
     data_cache_gb: float = flag(20.0, "Size limit of --data_cache_dir; the parts used longest ago are deleted.")
+
+    def __post_init__(self) -> None:
+        FolderArguments.__post_init__(self)
+        CacheArguments.__post_init__(self)

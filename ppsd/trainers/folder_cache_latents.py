@@ -1,0 +1,178 @@
+"""The latents of images that have numbers: which there are already, and encoding the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Union
+
+import numpy as np
+from paddle import nn
+
+from ppsd.data.buckets import Size, buckets_of
+from ppsd.data.cached_records import Entry
+from ppsd.data.config import StreamConfig
+from ppsd.data.indexed import IndexedSource
+from ppsd.data.sample import SampleMaker
+from ppsd.formats.array_store import ArrayStore
+from ppsd.models.fingerprint import vae_fingerprint
+from ppsd.trainers.latent_cache import NOT_FINITE, Encoder, Slot, decoded
+from ppsd.types import BadRecord, LatentRecord, Record, Sample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Sized(Record):
+    """An image and the width and height of its crop."""
+
+    crop: Size = (0, 0)
+
+
+class LatentFiller:
+    """Encodes what a store lacks of the central crops of images and, with config.random_flip, of their mirror images.
+
+    The key is a hash of the image file's bytes, of the VAE and of what is done to the image; so an image that has
+    changed has another, and one that is there twice the same. written: files or arrays, bytes: theirs, of this process.
+    """
+
+    def __init__(
+        self, vae: nn.Layer, config: StreamConfig, store: ArrayStore, *, batch_size: int, num_workers: int
+    ) -> None:
+        self._config, self._store = config, store
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self._encoder = Encoder(vae, None)
+        plain = replace(config, center_crop=True, random_flip=False, caption_dropout_rate=0.0)
+        self._make_sample = SampleMaker(plain, _no_tokens)
+        self._buckets = buckets_of(config)
+        self._facts = latent_facts(vae, config)
+        self._seen: set[str] = set()
+        self._bad: dict[str, BadRecord] = {}
+        self.written = self.bytes = 0
+
+    def fill(
+        self, source: IndexedSource, indices: Iterable[int], on_record: Callable[[], Any]
+    ) -> list[tuple[int, Union[Entry, BadRecord]]]:
+        """What the records of these indices are; afterwards the store has their latents."""
+        entries: dict[int, Union[Entry, BadRecord]] = {}
+        for index, moments in self._encoded(self._missing(source, indices, entries, on_record)):
+            entry = entries[index]
+            assert isinstance(entry, Entry)
+            if isinstance(moments, BadRecord):
+                self._bad[entry.key] = moments
+                continue
+            for key, array in zip((entry.key, entry.mirrored), moments):
+                if key is not None:
+                    self._store.write(key, array)
+                    self.written, self.bytes = self.written + 1, self.bytes + array.nbytes
+        return [(i, self._bad.get(e.key, e) if isinstance(e, Entry) else e) for i, e in entries.items()]
+
+    def _missing(
+        self,
+        source: IndexedSource,
+        indices: Iterable[int],
+        entries: dict[int, Union[Entry, BadRecord]],
+        on_record: Callable[[], Any],
+    ) -> Iterator[tuple[int, _Sized]]:
+        """The images that have to be encoded; `entries` gets all."""
+        for index in indices:
+            record = source.records[index]
+            on_record()
+            if isinstance(record, BadRecord):
+                entries[index] = record
+                continue
+            if isinstance(record, LatentRecord):
+                raise ValueError(f"--cache_latents: {source.records.where(index)} is of latents already")
+            crop = self._crop(source, index)
+            entry = entries[index] = self._entry(record, crop)
+            if entry.key not in self._seen:
+                self._seen.add(entry.key)
+                if not self._is_there(entry):
+                    yield index, _Sized(record.image, "", crop=crop)
+
+    def _crop(self, source: IndexedSource, index: int) -> Size:
+        if self._buckets is None:
+            return self._config.resolution, self._config.resolution
+        assert source.sizes is not None, "measured() comes first"
+        width, height = source.sizes[index].tolist()
+        return self._buckets.of(width, height)
+
+    def _entry(self, record: Record, crop: Size) -> Entry:
+        image = hashlib.blake2b(record.image, digest_size=16).hexdigest()
+        key, mirrored = (_hash([*self._facts, image, *crop, flip]) for flip in (False, True))
+        return Entry.of(record, key, mirrored if self._config.random_flip else None)
+
+    def _is_there(self, entry: Entry) -> bool:
+        """Whether all of it is; what is damaged is not."""
+        try:
+            return all(key is None or self._store.read(key) is not None for key in (entry.key, entry.mirrored))
+        except ValueError as error:
+            logger.warning("%s; the image is encoded anew", error)
+            return False
+
+    def _decode(self, record: Record) -> Union[Sample, BadRecord]:
+        assert isinstance(record, _Sized)
+        return self._make_sample(record, 0, record.crop)
+
+    def _encoded(
+        self, images: Iterable[tuple[int, _Sized]]
+    ) -> Iterator[tuple[int, Union[tuple[np.ndarray, ...], BadRecord]]]:
+        """Moments of each image and perhaps of its mirror image, in any order; batches are of one size."""
+        waiting: dict[tuple[int, ...], list[Slot]] = {}
+        flying: deque[Callable[[], list[tuple[int, Any]]]] = deque()
+        for slot in decoded(images, self._decode, self._num_workers, ahead=2 * self._batch_size):
+            if slot.sample is None:
+                assert isinstance(slot.result, BadRecord)
+                yield slot.number, slot.result
+                continue
+            slots = waiting.setdefault(slot.sample.pixels.shape, [])
+            slots.append(slot)
+            if len(slots) == self._batch_size:
+                flying.append(self._start(waiting.pop(slot.sample.pixels.shape)))
+            if len(flying) > 1:
+                yield from flying.popleft()()
+        flying.extend(self._start(slots) for slots in waiting.values())
+        for fetch in flying:
+            yield from fetch()
+
+    def _start(self, slots: list[Slot]) -> Callable[[], list[tuple[int, Any]]]:
+        """Begin to encode; calling the result waits."""
+        samples = [slot.sample for slot in slots if slot.sample is not None]
+        begun = [self._encoder.start(samples)]
+        if self._config.random_flip:
+            begun.append(self._encoder.start([_mirrored(sample) for sample in samples]))
+
+        def fetch() -> list[tuple[int, Any]]:
+            moments = zip(*(fetch()[0] for fetch in begun))
+            return [(slot.number, _checked(found)) for slot, found in zip(slots, moments)]
+
+        return fetch
+
+
+def latent_facts(vae: nn.Layer, config: StreamConfig) -> list[Any]:
+    """What the latents of an image depend on beside the image and the size of its crop."""
+    tiled = bool(getattr(vae, "use_tiling", False))
+    fit = "cover the bucket" if config.enable_bucket else "square, enlarged" if config.upscale_small else "square"
+    return [vae_fingerprint(vae), str(vae.dtype), tiled, config.interpolation, config.scaled_jpeg, "center", fit]
+
+
+def _mirrored(sample: Sample) -> Sample:
+    return replace(sample, pixels=np.ascontiguousarray(sample.pixels[..., ::-1]))
+
+
+def _checked(moments: tuple[np.ndarray, ...]) -> Union[tuple[np.ndarray, ...], BadRecord]:
+    if all(np.isfinite(array).all() for array in moments):
+        return moments
+    return BadRecord(NOT_FINITE, "the VAE gives values that are not finite for this image")
+
+
+def _no_tokens(caption: str) -> np.ndarray:
+    return np.zeros(0, np.int64)
+
+
+def _hash(facts: list[Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
