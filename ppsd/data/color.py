@@ -32,8 +32,8 @@ def _factor(strength: float, seed: int, draw: Draw) -> float:
 
 def jittered(pixels: np.ndarray, brightness: float, contrast: float, saturation: float, turn: float) -> np.ndarray:
     """uint8 [3,h,w]: factors as torchvision's adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue."""
-    colours = np.ascontiguousarray(np.moveaxis(pixels, 0, -1), dtype=np.float32) * np.float32(brightness / 255)
-    colours = colours.clip(0, 1)
+    colours: np.ndarray = np.ascontiguousarray(np.moveaxis(pixels, 0, -1), dtype=np.float32)
+    colours = (colours * np.float32(brightness / 255)).clip(0, 1)
     colours = _mixed(colours, (colours @ _GREY).mean(), contrast)
     colours = _mixed(colours, (colours @ _GREY)[..., None], saturation)
     if turn:

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
+from ppsd.data.bucket_table import source_table
 from ppsd.data.buckets import buckets_of
 from ppsd.data.collate import collate
 from ppsd.data.config import StreamConfig
@@ -70,6 +71,8 @@ class StreamLoader:
         lanes = _num_lanes(config, sources, world, merged)
         make_sample = SampleMaker(config, TokenizeCaptions(tokenizer, config.max_length, config.chunks))
         self._settings = lane_settings(config, sources, lanes, seed, make_sample, batch_size)
+        if world.rank == 0:
+            log_buckets(self._settings)
         states = {lane: LaneState() for lane in range(lanes)}
         self._samples = 0
         if merged is not None:
@@ -214,6 +217,13 @@ def lane_settings(
         filter=config.filter,
         alternate=config.alternate,
     )
+
+
+def log_buckets(settings: LaneSettings) -> None:
+    """Say which buckets the images of indexed sources go to."""
+    for source in settings.sources:
+        if settings.buckets is not None and isinstance(source, IndexedSource):
+            logger.info("%s", source_table(source, settings.buckets, settings.group_size))
 
 
 def ready_sources(config: StreamConfig, sources: Sequence[Source]) -> list[Source]:

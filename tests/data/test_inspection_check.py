@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ppsd.data.inspection import check
 from ppsd.data.inspection.check import QUICK_RECORDS, STUBBORN_RECORDS, check_data
 from ppsd.data.source import RecordSource
 from ppsd.types import BadRecord, Record
+from tests.data.numbered import numbered_source
 from tests.images import jpeg_bytes, part_line, write_lines, write_lists, write_parts
 
 GOOD = jpeg_bytes(80, 80)
@@ -49,7 +51,7 @@ class Reads:
 
 
 def use_sources(monkeypatch: pytest.MonkeyPatch, *sources: RecordSource) -> None:
-    monkeypatch.setattr(check, "open_sources", lambda config: list(sources))
+    monkeypatch.setattr(check, "open_sources", lambda config, seed: list(sources))
 
 
 def config_of(file_list: Path | str = "x.filelist.list", **flags: Any) -> StreamConfig:
@@ -189,3 +191,73 @@ def test_reasons_are_those_of_the_source(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"small: .* among 3 records .* \(3 too small, e\.g\. ") as caught:
         check_data(config_of(file_list), None)
     assert "not an image" not in str(caught.value)
+
+
+def _folder(tmp_path: Path, good: int, bad: int = 0, **files: bytes) -> StreamConfig:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(good + bad):
+        (folder / f"{number}.jpg").write_bytes(jpeg_bytes(80, 90, seed=number) if number < good else b"nothing")
+        (folder / f"{number}.txt").write_text(f"caption {number}")
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return StreamConfig(train_data_dir=str(folder), resolution=64)
+
+
+@pytest.mark.parametrize("mode", ["quick", "full"])
+def test_a_folder_is_looked_at_image_by_image(tmp_path: Path, mode: str) -> None:
+    result = check_data(_folder(tmp_path, 4, 2, **{"no_caption.jpg": b"x"}), None, mode)
+    first, warned = result.lines()
+    folder = tmp_path / "photos"
+    assert first.startswith(f"{mode} check of the data: 7 of 7 images in ")
+    assert first.partition(" s, ")[2].startswith("42.9 % not used (2 not an image, e.g. ")
+    assert f"{folder}/no_caption.jpg no .txt or .caption file beside it" in first
+    assert f"{folder}/4.jpg 7 bytes starting with b'nothing'" in first or f"{folder}/5.jpg 7 bytes" in first
+    assert warned.startswith("42.9 % of the records cannot be used")
+
+
+def test_a_quick_check_of_a_large_folder_looks_at_some_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = numbered_source(5000, record_of=lambda index: Record(GOOD, "x") if index % 2 else BadRecord("bad", "x"))
+    result = check_data(config_of(), None, sources=[source])
+    assert result.lines()[0].startswith("quick check of the data: 200 of 5000 images in ")
+    assert 60 < result.summary.tally.counts["bad"] < 140
+    assert result.summary.tally.examples["bad"][0].startswith("record ")
+
+
+def test_a_folder_without_a_usable_image(tmp_path: Path) -> None:
+    config = _folder(tmp_path, 0, 3)
+    with pytest.raises(
+        ValueError, match=r"^--train_data_dir .*photos: training cannot start: photos: not one"
+    ):
+        check_data(config, None)
+    nothing = numbered_source(0, name="dogs", bad=[("a.jpg", BadRecord("missing image", "a.jpg"))])
+    with pytest.raises(ValueError, match=r"^the data: training cannot start: dogs: .*1 missing image, e.g. a.jpg"):
+        check_data(config_of(), None, sources=[nothing])
+
+
+def test_small_images_of_folders_are_enlarged_those_of_streams_are_not(tmp_path: Path) -> None:
+    config = replace(_folder(tmp_path, 4), resolution=128)
+    assert check_data(config, None).summary.tally.used == 4
+    with pytest.raises(ValueError, match="4 too small"):
+        check_data(replace(config, upscale_small=False), None)
+    with pytest.raises(ValueError, match="8 too small"):
+        check_data(replace(config_of(write_parts(tmp_path, [8], 80, 80)), resolution=128), None)
+
+
+def test_a_column_that_no_image_of_a_folder_has(tmp_path: Path) -> None:
+    config = replace(_folder(tmp_path, 4), filter="score > 3")
+    with pytest.raises(
+        ValueError, match=r"4 filter: no score.*; --filter: no record .* has a column score"
+    ):
+        check_data(config, None)
+
+
+def test_the_buckets_of_what_was_looked_at_are_shown_for_streams(tmp_path: Path) -> None:
+    sides = {"enable_bucket": True, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 16}
+    result = check_data(config_of(write_parts(tmp_path, [8, 4], 90, 60), **sides), None)
+    assert result.lines()[0].splitlines()[1:] == [
+        "buckets of 12 images checked:",
+        "           size       images        share",
+        "        80 x 48           12      100.0 %",
+    ]
+    assert check_data(replace(_folder(tmp_path, 4), **sides), None).table is None

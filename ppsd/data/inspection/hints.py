@@ -11,6 +11,7 @@ from typing import Optional
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import NAMES
 from ppsd.data.inspection.plan import quick_jobs
+from ppsd.data.inspection.single import as_parts
 from ppsd.data.source import open_sources
 from ppsd.data.tally import NO_COLUMN, Tally
 from ppsd.types import BadRecord
@@ -34,7 +35,7 @@ def filter_hints(config: StreamConfig, tally: Tally, seed: int) -> list[str]:
 
 def _columns(config: StreamConfig, wanted: set[str], seed: int) -> Optional[set[str]]:
     """Those of the first records of some parts, enough to tell which of `wanted` are there; None without a record."""
-    sources = open_sources(replace(config, filter=None))
+    sources = as_parts(open_sources(replace(config, filter=None)))
     records, seen = 0, set[str]()
     for job in islice(quick_jobs(sources, seed, LOOK_RECORDS), LOOK_PARTS):
         for _, record in islice(job.read(job.path), job.limit):

@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 from ppsd.data.config import StreamConfig
 from ppsd.data.source import ReadPart
+from ppsd.formats.urls import shown_url
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,20 @@ class Setup:
     tokenizer: bytes = b""
     seed: int = 0
     details: bool = True
+
+
+class RecordName(str):
+    """The path of a part that is one record of an indexed source: its name, and its number there."""
+
+    index_in_source: int
+
+    def __new__(cls, name: str, index: int) -> RecordName:
+        made = super().__new__(cls, name)
+        made.index_in_source = index
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordName, (str(self), self.index_in_source)
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,10 @@ class PartJob:
     limit: Optional[int] = None
     tiles: int = 0
     again: bool = False
+
+    def where(self, number: int) -> str:
+        """The name of a record."""
+        return str(self.path) if isinstance(self.path, RecordName) else f"{shown_url(self.path)}:{number}"
 
 
 def make_setup(config: StreamConfig, tokenizer: Any, seed: int, details: bool) -> Setup:

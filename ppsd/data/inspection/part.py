@@ -7,14 +7,13 @@ import pickle
 import time
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Union
 
 import numpy as np
 from PIL import Image
 
-from ppsd.data.buckets import Buckets, Size
+from ppsd.data.buckets import Size, buckets_of
 from ppsd.data.captions import choose_caption
-from ppsd.data.config import StreamConfig
 from ppsd.data.decode import open_image
 from ppsd.data.filters import pixel_size
 from ppsd.data.inspection.job import PartJob, Setup
@@ -30,7 +29,6 @@ from ppsd.formats.parquet import CORRUPT_PARQUET, MISSING_COLUMN
 from ppsd.formats.parts import UNKNOWN_FORMAT
 from ppsd.formats.stamp import part_stamp
 from ppsd.formats.tar import CORRUPT_TAR, TRUNCATED_TAR
-from ppsd.formats.urls import shown_url
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 PART_FAILURES = frozenset(
@@ -65,7 +63,7 @@ class _Inspector:
             self._tokenize = TokenizeCaptions(self._tokenizer, config.max_length, config.chunks)
         self._count = TokenizeCaptions(self._tokenizer, MAX_TOKENS) if self._tokenizer else None
         self._make = SampleMaker(config, self._tokenize)
-        self._buckets = _buckets(config)
+        self._buckets = buckets_of(config)
 
     def inspect(self, job: PartJob) -> PartResult:
         result = PartResult(job.source, job.part, job.path, part_stamp(job.path), job.repeats)
@@ -83,7 +81,7 @@ class _Inspector:
                 result.tally.used += 1
                 self._keep_tile(job, number, record, made, result, uniform(seed, number))
             elif not (job.again and made.reason in PART_FAILURES):
-                result.tally.add(made.reason, f"{shown_url(job.path)}:{number}", made.detail)
+                result.tally.add(made.reason, job.where(number), made.detail)
         result.rows = np.array(rows, ROW)
         if job.limit is None or result.records < job.limit:
             result.estimate = result.records * job.every
@@ -162,15 +160,8 @@ class _Inspector:
         kept = None if self._tokenizer is None else text_of(sample.input_ids, self._tokenizer)
         tokens = self._tokens(caption)
         cut = tokens > self._config.longest_caption
-        where = f"{shown_url(job.path)}:{number}"
+        where = job.where(number)
         result.tiles.append(Tile(jpeg_of(sample.pixels), where, caption[:2000], kept, tokens, cut, chance))
-
-
-def _buckets(config: StreamConfig) -> Optional[Buckets]:
-    if not config.enable_bucket:
-        return None
-    sides = (config.min_bucket_reso, config.max_bucket_reso, config.bucket_reso_steps)
-    return Buckets(config.resolution, *sides, config.bucket_no_upscale)
 
 
 def _no_tokens(caption: str) -> np.ndarray:
