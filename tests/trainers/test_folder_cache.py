@@ -13,37 +13,17 @@ import pytest
 from ppsd.formats.array_store import unpack_array
 from ppsd.trainers import folder_cache_latents
 from ppsd.trainers.latent_cache import Encoder
-from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.images import jpeg_bytes
 from tests.tiny import tiny_vae
 from tests.trainers.conftest import Run, losses, weights
+from tests.trainers.image_folders import DISK, FolderRun, files, write_folder
 
-FIXED = {"check_data": "off", "caption_dropout_rate": 0.4, "num_train_epochs": 2, "max_steps": None, "save_steps": 4}
 BUCKETS = {"enable_bucket": True, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 32}
-DISK = {"cache_latents_to_disk": True}
-
-
-def write_folder(folder: Path, sizes: list[tuple[int, int]], first: int = 0) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (width, height) in enumerate(sizes, first):
-        (folder / f"{number:02d}.jpg").write_bytes(jpeg_bytes(width, height, seed=number))
-        (folder / f"{number:02d}.txt").write_text(f"set 0 {number}")
-    return folder
-
-
-class Folder:
-    """A run on a folder of images; `train` with other flags."""
-
-    def __init__(self, run: Run, path: Path) -> None:
-        self.run, self.path = run, path
-
-    def train(self, output: Path, **changes: Any) -> StableDiffusionTrainer:
-        return self.run.train(output, file_list=None, train_data_dir=self.path, **{**FIXED, **changes})
 
 
 @pytest.fixture
-def folder(tiny_run: Run, tmp_path: Path) -> Folder:
-    return Folder(tiny_run, write_folder(tmp_path / "images", [(72, 80), (80, 66), (64, 64)] * 3))
+def folder(tiny_run: Run, tmp_path: Path) -> FolderRun:
+    return FolderRun(tiny_run, write_folder(tmp_path / "images", [(72, 80), (80, 66), (64, 64)] * 3))
 
 
 @pytest.fixture
@@ -60,11 +40,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def files(output: Path, name: str = "latents") -> list[Path]:
-    return sorted((output / "cache" / name).glob("*/*.safetensors"))
-
-
-def test_losses_are_those_of_the_run_on_the_images(folder: Folder, tmp_path: Path, encoded: list[int]) -> None:
+def test_losses_are_those_of_the_run_on_the_images(folder: FolderRun, tmp_path: Path, encoded: list[int]) -> None:
     """With mirrored images and dropped captions, whether in memory or on a disk, by any number of workers."""
     images = folder.train(tmp_path / "images-out", center_crop=True, random_flip=True)
     memory = folder.train(tmp_path / "memory", cache_latents=True, random_flip=True, vae_batch_size=2)
@@ -83,7 +59,7 @@ def test_losses_are_those_of_the_run_on_the_images(folder: Folder, tmp_path: Pat
         shutil.rmtree(tmp_path / "random")
 
 
-def test_buckets(folder: Folder, tmp_path: Path) -> None:
+def test_buckets(folder: FolderRun, tmp_path: Path) -> None:
     write_folder(folder.path, [(140, 66), (66, 140), (30, 31)] * 2, first=20)
     images = folder.train(tmp_path / "a", center_crop=True, random_flip=True, **BUCKETS)
     cached = folder.train(tmp_path / "b", cache_latents=True, random_flip=True, **BUCKETS)
@@ -91,7 +67,7 @@ def test_buckets(folder: Folder, tmp_path: Path) -> None:
     assert cached.loader.tally.repeated == images.loader.tally.repeated > 0
 
 
-def test_a_run_goes_on_with_the_cache_or_without(folder: Folder, tmp_path: Path, caplog: Any) -> None:
+def test_a_run_goes_on_with_the_cache_or_without(folder: FolderRun, tmp_path: Path, caplog: Any) -> None:
     whole = folder.train(tmp_path / "whole", center_crop=True, random_flip=True)
     for first, second in (({"center_crop": True}, {"cache_latents": True}), (DISK, {"center_crop": True})):
         output = tmp_path / "cut"
@@ -104,7 +80,7 @@ def test_a_run_goes_on_with_the_cache_or_without(folder: Folder, tmp_path: Path,
         shutil.rmtree(output)
 
 
-def test_only_what_has_changed_is_encoded(folder: Folder, tmp_path: Path, encoded: list[int]) -> None:
+def test_only_what_has_changed_is_encoded(folder: FolderRun, tmp_path: Path, encoded: list[int]) -> None:
     shared = {**DISK, "latents_cache_dir": tmp_path / "cache", "vae_batch_size": 9, "do_train": False}
     folder.train(tmp_path / "a", **shared)
     assert encoded == [9]
@@ -128,7 +104,7 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes({"cut": data[:-100], "empty": b"", "changed": data[:-1] + bytes([data[-1] ^ 1])}[how])
 
 
-def test_damaged_files_are_encoded_anew(folder: Folder, tmp_path: Path, encoded: list[int], caplog: Any) -> None:
+def test_damaged_files_are_encoded_anew(folder: FolderRun, tmp_path: Path, encoded: list[int], caplog: Any) -> None:
     flags = {**DISK, "do_train": False}
     folder.train(tmp_path, **flags)
     victims = dict(zip(("cut", "empty", "changed"), files(tmp_path)))
@@ -149,7 +125,7 @@ def unpack(path: Path) -> np.ndarray:
     return unpack_array(path.read_bytes(), path.stem)
 
 
-def test_a_file_that_is_damaged_later_is_counted(folder: Folder, tmp_path: Path) -> None:
+def test_a_file_that_is_damaged_later_is_counted(folder: FolderRun, tmp_path: Path) -> None:
     """Nothing in the data workers could encode it anew."""
     trainer = folder.train(tmp_path, **DISK, do_train=False)
     damage(files(tmp_path)[0], "changed")
