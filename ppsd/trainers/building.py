@@ -20,6 +20,7 @@ from ppsd.models.bundle import Bundle, load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
 from ppsd.trainers.cached_data import check_cached
 from ppsd.trainers.folder_cache import cached_sources
+from ppsd.trainers.held_out import hold_out, split
 from ppsd.trainers.run import Run
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -68,18 +69,25 @@ def build_trainer(
     run: Run,
     sources: Optional[Sequence[Any]] = None,
     cached: Optional[Mapping[str, Any]] = None,
+    held_out: Sequence[Any] = (),
 ) -> StableDiffusionTrainer:
-    """Everything in memory, nothing trained yet. `cached`: the fingerprint of the data's cached latents."""
+    """Everything in memory, nothing trained yet. `cached`: the fingerprint of the data's cached latents.
+
+    held_out: sources of records that are not trained on (see ppsd.trainers.held_out.split).
+    """
     bundle = build_bundle(run)
     if cached is not None:
         check_cached(cached, bundle, run.model, run.data, run.args)
     config = replace(stream_config(method, run), latents=cached)
     if sources is None or cached is not None:  # the readers of cached latents check each part's fingerprint
-        sources = method.open_data(run, config)
+        sources, held_out = split(method.open_data(run, config), run.args.validation_split)
+    plain = config
     sources, config = cached_sources(run, bundle, sources, config, method.trained_names(run))
     step = build_step(method, run, bundle)
     make_loader = loader_factory(method, run, bundle.tokenizer, sources, config)
-    return method(run, bundle, step, make_loader, cached=cached is not None or run.data.cache_latents)
+    measured = hold_out(held_out, plain, bundle, run.args.max_validation_samples) if held_out else None
+    either = cached is not None or run.data.cache_latents
+    return method(run, bundle, step, make_loader, cached=either, held_out=measured)
 
 
 def load_models(run: Run) -> Bundle:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import paddle
 
 from ppsd.data.config import StreamConfig
 from ppsd.data.held_out_samples import Named, collect
+from ppsd.data.holdout import split_source
+from ppsd.data.source import Source, settled
 from ppsd.models.bundle import Bundle
 from ppsd.models.latents import posterior
 from ppsd.trainers.processes import from_first
 from ppsd.types import Sample
 
-logger = logging.getLogger(__name__)
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,26 @@ class HeldOut:
         return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
 
-def hold_out(sources: Sequence[Any], config: StreamConfig, bundle: Bundle, most: int) -> HeldOut:
+def split(sources: Sequence[Source], share: float) -> tuple[list[Source], list[Source]]:
+    """What is trained on, and the records that are not: `share` of each source; none of them with a share of 0.
+
+    Which they are does not depend on --seed, so that runs with different ones can be compared. Raises ValueError for a
+    source that has no record to spare.
+    """
+    if not share:
+        return list(sources), []
+    pairs = [split_source(source, share, _SEED) for source in sources]
+    return [trained for trained, _ in pairs], [held_out for _, held_out in pairs]
+
+
+def hold_out(sources: Sequence[Source], config: StreamConfig, bundle: Bundle, most: int) -> HeldOut:
     """At most `most` records of the held-out `sources`, which the first process reads, for all.
 
     Raises what `collect` raises.
     """
 
     def read() -> list[Named]:
-        found = collect(sources, config, bundle.tokenizer, most)
+        found = collect(sources, settled(config, sources), bundle.tokenizer, most)
         return [replace(named, sample=as_latents(bundle, named.sample)) for named in found]
 
     found = from_first(read)

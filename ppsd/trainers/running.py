@@ -17,6 +17,7 @@ from ppsd.trainers.cached_data import cached_fingerprint
 from ppsd.trainers.checkpoint import forget_run, prepare_output_dir
 from ppsd.trainers.console import one_line_errors, show_log
 from ppsd.trainers.exit_codes import STOPPED
+from ppsd.trainers.held_out import split
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.resuming import continuing_command
 from ppsd.trainers.run import Run
@@ -47,7 +48,7 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
     checkpoint, step = find_start(run, method.trained_names(run))
     method.prepare(run)
     config = stream_config(method, run)
-    sources = method.open_data(run, config)
+    sources, held_out = split(method.open_data(run, config), args.validation_split)
     cached = cached_fingerprint(sources, run.data.data_format)
     set_steps(run, sources, config, method.batch_size(run))
     args.check_epochs(run.steps_per_epoch is not None)
@@ -55,7 +56,7 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
         warn_of_changes(Path(checkpoint), run)
     if run.data.check_data != "off":
         ppsd.compat.first_alone(lambda: report_data(method, run, sources))
-    trainer = build_trainer(method, run, sources, cached)
+    trainer = build_trainer(method, run, sources, cached, held_out)
     if not args.do_train:
         logger.info("--do_train False: flags, data and models are fine; nothing was trained")
         return trainer

@@ -98,8 +98,15 @@ def make_validation(trainer: Any, held_out: HeldOut) -> ValidationCallback:
         noise_offset=run.model.noise_offset,
     )
     every = run.args.loss_period(run.steps_per_epoch)
-    log = partial(Trainer.log, trainer)  # the trainer's own adds what it has measured of the steps in between
+    log = partial(_log, trainer)
     return ValidationCallback(loss, every, trainer.ema, trainer.autocast_smart_context_manager, log, trainer.heart)
+
+
+def _log(trainer: Any, named: dict[str, float]) -> None:
+    """As the base does: the trainer's own adds what it has measured since its last log. That log is still to come."""
+    due = trainer.control.should_log
+    Trainer.log(trainer, named)
+    trainer.control.should_log = due
 
 
 def figures(measured: Measurements, step: int, lowest: int) -> dict[str, float]:
