@@ -15,11 +15,6 @@ SDXL_KEYS = {"clip_l", "clip_g"}
 FORMS = ("diffusers", "a1111")
 
 
-def vector_names(token: str, count: int) -> list[str]:
-    """The tokens that `count` vectors of `token` stand for: token, token_1, token_2 ... as diffusers names them."""
-    return [token, *(f"{token}_{i}" for i in range(1, count))]
-
-
 def save_embeddings(path: PathLike, token: str, rows: np.ndarray, form: str = "diffusers") -> Digest:
     """Write rows [n,D], in float32, as {token: rows}, or as {"emb_params": rows} (A1111: the file's name is the token).
 

@@ -44,15 +44,15 @@ class Case:
 
     paddle_folder: Path
     prompts: Optional[list[str]] = None
-    tokens: list[str] = field(default_factory=list)
     embeddings: list[dict[str, str]] = field(default_factory=list)
+    half: bool = False
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     expected: dict[str, np.ndarray] = field(default_factory=dict)
     found: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
-        return self.paddle_folder.with_name(f"{self.paddle_folder.name}-diffusers")
+        return self.paddle_folder.with_name(f"{self.paddle_folder.name}-{'half' if self.half else 'diffusers'}")
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +71,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "tokens": Case(pipeline_with_tokens(folder), WITH_TOKEN),
         "sdxl-unet": Case(sdxl_unet(folder)),
     }
+    made["half"] = Case(made["trained"].paddle_folder, PROMPTS, half=True)
     made["embeddings"] = embeddings_case(folder, made["trained"], "diffusers")
     made["embeddings-a1111"] = embeddings_case(folder, made["trained"], "a1111")
     jobs = []
     for name, case in made.items():
         if not case.folder.exists():
-            write_diffusers(case.paddle_folder, case.folder)
+            write_diffusers(case.paddle_folder, case.folder, case.half)
         case.inputs = make_inputs(wide=name == "sdxl-unet")
         with paddle.no_grad():
             case.expected = pipeline_outputs(case) if case.prompts else unet_outputs(case)

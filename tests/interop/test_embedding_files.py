@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ppsd.formats.safetensors_file import Spec, write_safetensors
-from ppsd.interop.embeddings import load_embeddings, save_embeddings, vector_names
+from ppsd.interop.embeddings import load_embeddings, save_embeddings
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) / 7
 
@@ -37,11 +37,6 @@ def test_files_of_others(tmp_path):
     write_safetensors(tmp_path / "bf16.safetensors", {"<x>": Spec("BF16", (1, 2))}, lambda _: bits)
     ((_, rows),) = load_embeddings(tmp_path / "bf16.safetensors")
     assert rows.tolist() == [[1.0, -2.5]]
-
-
-def test_vectors_are_named_as_diffusers_names_them():
-    assert vector_names("<cat>", 1) == ["<cat>"]
-    assert vector_names("<cat>", 3) == ["<cat>", "<cat>_1", "<cat>_2"]
 
 
 def test_pickles_are_refused_with_the_way_out(tmp_path):
