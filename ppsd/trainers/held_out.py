@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import paddle
@@ -34,7 +35,7 @@ class HeldOut:
         return hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
 
 
-def split(sources: Sequence[Source], share: float) -> tuple[list[Source], list[Source]]:
+def split(sources: Sequence[Source], share: float) -> tuple[list[Any], list[Any]]:
     """What is trained on, and the records that are not: `share` of each source; none of them with a share of 0.
 
     Which they are does not depend on --seed, so that runs with different ones can be compared. Raises ValueError for a
