@@ -8,6 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from ppsd.data.clip_words import ClipWords, is_clip
+from ppsd.data.learned_tokens import expander
 
 CACHED_CAPTIONS = 4096
 CACHED_CAPTION_CHARACTERS = 400
@@ -19,14 +20,15 @@ TOKEN_LENGTHS = (75, 150, 225)
 class TokenizeCaptions:
     """Token ids int64 [L]: `tokenizer(caption, padding="max_length", truncation=True, max_length=L)`, L = max_length.
 
-    With several `chunks`: int64 [chunks * max_length], see `in_chunks`. A caption is cut after 200,000 characters,
+    With several `chunks`: int64 [chunks * max_length], see `in_chunks`. Tokens that were added to the tokenizer before
+    stand for all of their vectors (see ppsd.data.learned_tokens). A caption is cut after 200,000 characters,
     which is further than its first tokens reach. For paddlenlp's CLIPTokenizer the ids come from its words (see
     ppsd.data.clip_words), in a tenth of the time. Of other tokenizers recent captions are remembered, a bounded number
     of them.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, chunks: int = 1) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._expand = tokenizer, expander(tokenizer)
         self._max_length, self._chunks = max_length, chunks
         self._length = length = chunks * (max_length - 2) + 2 if chunks > 1 else max_length
         self._words = ClipWords(tokenizer, length - 2) if length > 2 and is_clip(tokenizer) else None
@@ -37,7 +39,7 @@ class TokenizeCaptions:
 
     def __call__(self, caption: str) -> np.ndarray:
         """The caption's ids, not to be written to."""
-        caption = caption[:MAX_CAPTION_CHARACTERS]
+        caption = self._expand(caption[:MAX_CAPTION_CHARACTERS])
         if self._words is not None:
             ids = self._words.ids(caption)
             row = self._blank.copy()

@@ -22,13 +22,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Bundle:
-    """vae, text_encoder and unet are layers; scheduler_config is what the checkpoint's scheduler folder says."""
+    """vae, text_encoder and unet are layers; scheduler_config is what the checkpoint's scheduler folder says.
+
+    embeddings: the rows of new tokens that are trained beside the text encoder's own (see ppsd.models.placeholder).
+    """
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: Any
     unet: UNet2DConditionModel
     scheduler_config: Mapping[str, Any]
+    embeddings: Optional[nn.Layer] = None
 
     @property
     def vae_scale_factor(self) -> int:

@@ -18,6 +18,7 @@ from ppsd.diffusion.objective import Objective
 from ppsd.diffusion.schedule import NoiseSchedule
 from ppsd.models.bundle import Bundle, load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute
+from ppsd.models.placeholder import add_tokens
 from ppsd.trainers.cached_data import check_cached
 from ppsd.trainers.folder_cache import cached_sources
 from ppsd.trainers.held_out import hold_out, split
@@ -50,6 +51,8 @@ def report_data(method: type[StableDiffusionTrainer], run: Run, sources: Sequenc
     tokenizer = load_tokenizer(
         model.pretrained_model_name_or_path, model.tokenizer_name, model_max_length=model.model_max_length
     )
+    if model.placeholder_token:
+        add_tokens(tokenizer, {each.token: each.vectors for each in model.placeholders()})
     found = check_data(
         stream_config(method, run),
         tokenizer,
@@ -122,7 +125,7 @@ def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -
     method.adapt(run, bundle)
     trained = method.trained_layers(run, bundle)
     if args.recompute:
-        use_recompute(bundle, "text_encoder" in trained)
+        use_recompute(bundle, bool({"text_encoder", "embeddings"} & set(trained)))
     if args.enable_xformers_memory_efficient_attention:
         use_memory_efficient_attention(bundle)
     where = f"scheduler of {model.pretrained_model_name_or_path}"

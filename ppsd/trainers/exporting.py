@@ -16,6 +16,7 @@ from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes, save_component
 from ppsd.sampling.pipeline import build_pipeline
 from ppsd.trainers.checkpoint import staged, take_place
+from ppsd.trainers.embeddings import learned_bytes, learned_rows, save_text_encoder, write_learned
 from ppsd.trainers.manifest import flush
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,13 @@ def write_pipeline(
     averaged: Optional[EMA] = None,
     masters: Optional[Mapping[str, paddle.Tensor]] = None,
 ) -> dict[Path, Digest]:
-    """A whole ppdiffusers pipeline in float32, with the averaged UNet if that is what `averaged` is of."""
+    """A whole ppdiffusers pipeline in float32, with the averaged UNet if that is what `averaged` is of.
+
+    New tokens are in its tokenizer and text encoder, and in files of their own beside it, too.
+    """
     written = save_component(bundle.vae, folder / "vae", masters=masters)
-    written |= save_component(bundle.text_encoder, folder / "text_encoder", masters=masters)
+    written |= save_text_encoder(bundle, folder / "text_encoder", averaged, masters)
+    written |= write_learned(folder, learned_rows(bundle, averaged, masters))
     weights = averaged.state_dict() if averaged and averaged.layer is bundle.unet else None
     written |= save_component(bundle.unet, folder / "unet", masters=masters, weights=weights)
     pipe = build_pipeline(bundle, prediction_type)
@@ -45,7 +50,7 @@ def write_pipeline(
 
 def pipeline_bytes(bundle: Bundle) -> int:
     """What `write_pipeline` writes of weights."""
-    return sum(component_bytes(part) for part in (bundle.vae, bundle.text_encoder, bundle.unet))
+    return sum(map(component_bytes, bundle.layers())) + 2 * learned_bytes(bundle)
 
 
 def replace_export(staging: Path, folder: Path) -> None:

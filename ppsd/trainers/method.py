@@ -10,6 +10,7 @@ from paddle import nn
 from ppsd.data.config import StreamConfig
 from ppsd.data.source import open_sources
 from ppsd.models.bundle import Bundle
+from ppsd.models.placeholder import add_placeholders
 from ppsd.trainers.run import Run
 
 
@@ -51,11 +52,17 @@ class Method:
     @classmethod
     def trained_names(cls, run: Run) -> tuple[str, ...]:
         """Names of the layers of the bundle that are trained; the first is what an EMA averages."""
-        return ("unet", "text_encoder") if run.model.train_text_encoder else ("unet",)
+        asked = {"text_encoder": run.model.train_text_encoder, "embeddings": bool(run.model.placeholder_token)}
+        return ("unet", *(name for name, trained in asked.items() if trained))
 
     @classmethod
     def adapt(cls, run: Run, bundle: Bundle) -> None:
-        """Add to the models what is to be trained."""
+        """Add to the models what is to be trained; here, the new tokens that any method may have (--placeholder_token).
+
+        A method that adds something else calls this one, too, before.
+        """
+        if run.model.placeholder_token:
+            add_placeholders(bundle, run.model.placeholders(), run.args.seed)
 
     @classmethod
     def trained_layers(cls, run: Run, bundle: Bundle) -> dict[str, nn.Layer]:

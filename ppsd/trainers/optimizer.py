@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from paddle import nn
 
+from ppsd.models.placeholder import AddedRows
+
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
@@ -23,9 +25,14 @@ def trained_parameters(trained: Mapping[str, nn.Layer], rates: Mapping[str, floa
 
 
 def undecayed(layer: nn.Layer) -> set[str]:
-    """Paddle names of every bias and every weight of a normalisation layer."""
+    """Paddle names of every bias, every weight of a normalisation layer, and of new tokens beside other weights.
+
+    Where new tokens are all that is trained, --weight_decay is theirs.
+    """
     names = {p.name for name, p in layer.named_parameters() if name.rsplit(".", 1)[-1] == "bias"}
     for sublayer in layer.sublayers(include_self=True):
         if isinstance(sublayer, NORMS) or "Norm" in type(sublayer).__name__:
             names.update(p.name for p in sublayer.parameters(include_sublayers=False))
-    return names
+    new_tokens = {p.name for sub in layer.sublayers() if isinstance(sub, AddedRows) for p in sub.parameters()}
+    trained = {p.name for p in layer.parameters() if not p.stop_gradient}
+    return names if trained == new_tokens else names | new_tokens

@@ -132,5 +132,5 @@ def check_parts(checkpoint: Path, trained: set[str], use_ema: bool) -> None:
         if part in trained and part not in held:
             raise ValueError(f"{where}: {checkpoint} was saved without training it; leave the flag out or start over")
         if part in held and part not in trained and not pipeline:
-            what = part.replace("_", " ")
+            what = part.replace("_", " ").removesuffix("s")
             raise ValueError(f"{where}: {checkpoint} holds a trained {what}; add the flag or start over")

@@ -24,6 +24,8 @@ class DiffusionStep(nn.Layer):
         super().__init__()
         self.vae, self.text_encoder, self.unet = bundle.vae, bundle.text_encoder, bundle.unet
         self.trained = dict(trained)
+        if bundle.embeddings is not None:
+            self.embeddings = bundle.embeddings  # no part of the text encoder
         self.objective = objective
         self.conditioning = Conditioning(bundle.text_encoder, bool({"text_encoder", "embeddings"} & set(trained)))
         self.denoiser = PlainDenoiser(bundle.unet)

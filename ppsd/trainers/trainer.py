@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from ppsd.trainers.callbacks import EMACallback, LastStepCallback, ProgressCallb
 from ppsd.trainers.changes import settings
 from ppsd.trainers.checkpointing import CheckpointingTrainer
 from ppsd.trainers.due import Every
+from ppsd.trainers.embeddings import TrainedUntil, UnseenTokens
 from ppsd.trainers.gradients import install_judge
 from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.held_out import HeldOut
@@ -86,6 +88,10 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             self.add_callback(EMACallback(self.ema, lambda: self.watch.guard.applied))
         if held_out is not None:
             self.add_callback(make_validation(self, held_out))
+        if "embeddings" in step.trained:
+            until = math.ceil(run.model.train_text_encoder_ti_frac * args.max_steps)
+            self.add_callback(TrainedUntil(step.trained["embeddings"], until))
+            self.add_callback(UnseenTokens(step.trained["embeddings"]))
         self.add_callback(self.previews)
         self.add_callback(SaveCallback(Every(epochs=args.save_every_n_epochs, epoch_steps=run.steps_per_epoch)))
         self.add_callback(LastStepCallback)
@@ -219,5 +225,9 @@ def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:
 def learning_rate_ratios(run: Run) -> dict[str, float]:
     """What to multiply `args.learning_rate` by for each trained layer that has a rate of its own."""
     args = run.args
-    rates = {"unet": args.unet_learning_rate, "text_encoder": args.text_encoder_learning_rate}
+    rates = {
+        "unet": args.unet_learning_rate,
+        "text_encoder": args.text_encoder_learning_rate,
+        "embeddings": run.model.embedding_learning_rate,
+    }
     return {name: rate / args.learning_rate for name, rate in rates.items() if rate is not None and args.learning_rate}
