@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from ppsd.trainers import pretrain
+from ppsd.trainers import running
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.chaos.killer import Killer
 from tests.chaos.moments import Moment
@@ -26,6 +27,7 @@ class Spec:
 
     commands: shell commands by when they are run: "5": before step 5, "save 2": in the second save, when the optimizer
     is written and the weights are not; `before`: before all. namespace: the process whose mounts are used.
+    method: "module:class" of the trainer.
     """
 
     flags: list[str]
@@ -37,6 +39,7 @@ class Spec:
     commands: dict[str, str] = field(default_factory=dict)
     before: str = "true"
     namespace: Optional[int] = None
+    method: str = "ppsd.trainers.trainer:StableDiffusionTrainer"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -56,8 +59,7 @@ def run(spec: Spec) -> None:
     shell(spec.before)
     killer.watch_samples()
     killer.watch_files(Path(spec.output), work / "synced.jsonl")
-    pretrain.StableDiffusionTrainer = recording(spec, rank, killer)  # type: ignore[misc]
-    pretrain.main(spec.flags)
+    running.main(recording(spec, rank, killer), spec.flags)
 
 
 def recording(spec: Spec, rank: int, killer: Killer) -> type[StableDiffusionTrainer]:
@@ -67,7 +69,10 @@ def recording(spec: Spec, rank: int, killer: Killer) -> type[StableDiffusionTrai
     commands = dict(spec.commands) if rank == 0 else {}
     saves: list[int] = []
 
-    class Recording(StableDiffusionTrainer):
+    module, name = spec.method.split(":")
+    method: Any = getattr(importlib.import_module(module), name)
+
+    class Recording(method):
         begun = 0
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
@@ -83,7 +88,8 @@ def recording(spec: Spec, rank: int, killer: Killer) -> type[StableDiffusionTrai
         def create_optimizer(self, lr_scheduler: Any = None) -> Any:
             if self.optimizer is None:
                 optimizer = super().create_optimizer(lr_scheduler)
-                watch_pass(self.bundle.unet.mid_block, killer)
+                trained = next(iter(self.step.trained.values()))
+                watch_pass(self.bundle.unet.mid_block, trained.parameters()[-1], killer)
                 watch_update(optimizer, killer)
             return self.optimizer
 
@@ -104,9 +110,9 @@ def shell(command: str) -> None:
         subprocess.run(["sh", "-c", command], check=True)
 
 
-def watch_pass(layer: Any, killer: Killer) -> None:
+def watch_pass(layer: Any, parameter: Any, killer: Killer) -> None:
     layer.register_forward_post_hook(lambda *_: killer.reached("forward"))
-    layer.parameters()[0].register_hook(lambda gradient: killer.reached("backward"))
+    parameter.register_hook(lambda gradient: killer.reached("backward"))
 
 
 def watch_update(optimizer: Any, killer: Killer) -> None:

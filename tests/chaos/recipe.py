@@ -15,10 +15,13 @@ from tests.trainers.conftest import Run
 
 @dataclass(frozen=True)
 class Recipe:
-    """The tiny run. workers: the data workers of the attempts in turn, which must make no difference."""
+    """The tiny run. workers: the data workers of the attempts in turn, which must make no difference.
+
+    records_per_part: of the stream; None: other data, whose records are only compared with those of the other run.
+    """
 
     run: Run
-    records_per_part: Sequence[int]
+    records_per_part: Optional[Sequence[int]]
     max_steps: int
     save_steps: int
     ranks: int = 1
@@ -27,6 +30,7 @@ class Recipe:
     micro_batches: int = 2
     seed: int = 7
     more: dict[str, object] = field(default_factory=dict)
+    method: str = Spec.method
 
     def flags(self, output: Path, number: int) -> list[str]:
         return self.run.flags(
@@ -34,7 +38,7 @@ class Recipe:
             **{
                 "per_device_train_batch_size": self.micro_batch,
                 "gradient_accumulation_steps": self.micro_batches,
-                "num_records": sum(self.records_per_part),
+                "num_records": None if self.records_per_part is None else sum(self.records_per_part),
                 "max_steps": self.max_steps,
                 "save_steps": self.save_steps,
                 "save_total_limit": 3,
@@ -61,7 +65,15 @@ class Folders:
         return folders
 
     def spec(self, recipe: Recipe, number: int, moment: Optional[Moment] = None, **more: Any) -> Spec:
-        return Spec(recipe.flags(self.output, number), str(self.output), str(self.work), number, moment, **more)
+        return Spec(
+            recipe.flags(self.output, number),
+            str(self.output),
+            str(self.work),
+            number,
+            moment,
+            method=recipe.method,
+            **more,
+        )
 
     def steps(self, recipe: Recipe) -> list[Steps]:
         return [counted_steps(journal) for journal in self.journals(recipe)]

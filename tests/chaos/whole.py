@@ -23,9 +23,11 @@ def require_whole(checkpoint: Path) -> None:
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All arrays of all safetensors files below a folder: weights, EMA, optimizer state."""
+    """All arrays of all safetensors files of a folder: weights, EMA, optimizer state. Of a run's: what it exported."""
     found = {}
     for file in sorted(folder.rglob("*.safetensors")):
+        if any(name.startswith("checkpoint-") for name in file.relative_to(folder).parts):
+            continue
         found.update({f"{file.relative_to(folder)}:{name}": value for name, value in load_file(str(file)).items()})
     return found
 
