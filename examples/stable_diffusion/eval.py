@@ -2,6 +2,7 @@
 
 python eval.py --pipeline output/demo --prompt "a red circle on a blue background" --output grid.png
 python eval.py --pipeline CompVis/stable-diffusion-v1-4 --unet output/run/checkpoint-5000/unet --prompt "a cat"
+python eval.py --pipeline output/demo --embeddings output/toy/learned_embeds.safetensors --prompt "a <toy>"
 """
 
 import argparse
@@ -10,6 +11,7 @@ from pathlib import Path
 import ppsd.compat  # noqa: F401  before paddle
 
 from ppsd.data.tokens import TOKEN_LENGTHS
+from ppsd.interop.added_embeddings import add_files
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.pipeline import generate, load_pipeline
 from ppsd.sampling.text import TextSettings
@@ -20,6 +22,7 @@ _CLIP_SKIP = (
     "The text encoder's layer that is used: 1 the last, 2 the one before it, as A1111 and kohya count (diffusers: one"
     " less). Default: as its ppsd.json says, else 1."
 )
+_EMBEDDINGS = "Files of textual inversion (.safetensors of diffusers, A1111 or kohya): their tokens can be in prompts."
 _MAX_TOKEN_LENGTH = "Tokens of a prompt that are used, 75 at a time. Default: as its ppsd.json says, else 75."
 
 
@@ -37,6 +40,7 @@ def parse(argv: "list[str] | None" = None) -> argparse.Namespace:
     parser.add_argument("--num_images_per_prompt", type=int, default=1, help="(default: 1)")
     parser.add_argument("--clip_skip", type=int, help=_CLIP_SKIP)
     parser.add_argument("--max_token_length", type=int, choices=TOKEN_LENGTHS, help=_MAX_TOKEN_LENGTH)
+    parser.add_argument("--embeddings", nargs="+", default=[], help=_EMBEDDINGS)
     parser.add_argument("--negative_prompt", default="", help="What not to draw.")
     parser.add_argument("--batch_size", type=int, default=8, help="Pictures drawn at once. (default: 8)")
     parser.add_argument("--output", default="grid.png", help="The grid; each picture also lands beside it. (grid.png)")
@@ -50,6 +54,7 @@ def main() -> None:
     require_writable(output.parent, "--output")
     text = TextSettings(args.clip_skip, args.max_token_length)
     pipe = load_pipeline(args.pipeline, args.unet, args.variant, text)
+    add_files(pipe, args.embeddings)
     prompts = [prompt for prompt in args.prompt for _ in range(args.num_images_per_prompt)]
     pictures = generate(
         pipe,

@@ -28,7 +28,10 @@ class Conditioning:
         """Raises ValueError for cached states of a text encoder that is trained."""
         if hidden is not None:
             if self.trained:
-                raise ValueError("--train_text_encoder cannot act: the data holds what the text encoder said before")
+                raise ValueError(
+                    "--train_text_encoder and --placeholder_token cannot act: the data holds what the text encoder said"
+                    " before"
+                )
             return Condition(hidden=hidden)
         learning = self.trained and paddle.is_grad_enabled()
         if self.text_encoder.training != learning:

@@ -112,8 +112,9 @@ def _check_buckets(cached: Optional[Sequence[Any]], data: DataArguments) -> None
 
 def _check_text(cached: Mapping[str, Any], bundle: Bundle, model: ModelArguments, data: DataArguments) -> None:
     again = "cache them again, or without --cache_text_encoder"
-    if model.train_text_encoder:
-        raise ValueError(f"--train_text_encoder: the text encoder's states were cached with the latents; {again}")
+    for flag in ("train_text_encoder", "placeholder_token"):
+        if getattr(model, flag):
+            raise ValueError(f"--{flag}: the text encoder's states were cached with the latents; {again}")
     if cached["text_encoder"] != text_encoder_fingerprint(bundle.text_encoder):
         raise ValueError(f"the text encoder's states were cached with another one; {again}")
     if cached["tokenizer"] != tokenizer_fingerprint(bundle.tokenizer):

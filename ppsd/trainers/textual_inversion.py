@@ -13,7 +13,6 @@ from ppsd.data.folders import dataset_source, folder_source
 from ppsd.data.source import Source, open_streams
 from ppsd.data.templates import TEMPLATES, read_templates
 from ppsd.formats.safetensors_file import Digest
-from ppsd.trainers import running
 from ppsd.trainers.arguments.flag import flag
 from ppsd.trainers.embeddings import learned_bytes, learned_rows, write_learned
 from ppsd.trainers.run import Run
@@ -93,8 +92,3 @@ class TextualInversionTrainer(StableDiffusionTrainer):
 
     def export_bytes(self) -> int:
         return super().export_bytes() if self.run.own.save_as_full_pipeline else learned_bytes(self.bundle)
-
-
-def main(argv: Optional[list[str]] = None) -> None:
-    """Parse and train (see ppsd.trainers.running.main)."""
-    running.main(TextualInversionTrainer, argv)

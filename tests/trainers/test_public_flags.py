@@ -9,6 +9,7 @@ import pytest
 
 from ppsd.trainers.dreambooth import DreamBoothTrainer
 from ppsd.trainers.parsing import ALIASES, ELSEWHERE, parse_run
+from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
 
 COMMON = """
@@ -30,12 +31,19 @@ DREAMBOOTH = """
 --validation_prompt one --num_validation_images 2 --validation_steps 19 --prior_generation_precision fp32 --lr_power 2
 --tokenizer_max_length 40
 """
+TEXTUAL_INVERSION = """
+--save_steps 21 --save_as_full_pipeline --num_vectors 3 --tokenizer_name t --train_data_dir d --placeholder_token <toy>
+--initializer_token toy --learnable_property style --repeats 4 --validation_prompt one --num_validation_images 2
+--validation_steps 19 --validation_epochs 4
+"""
 REFUSED = {
     StableDiffusionTrainer: """revision variant cache_dir scale_lr dream_training dream_detail_preservation allow_tf32
         offload_ema foreach_ema non_ema_revision push_to_hub hub_token hub_model_id tracker_project_name""",
     DreamBoothTrainer: """revision variant scale_lr lr_num_cycles push_to_hub hub_token hub_model_id allow_tf32
         set_grads_to_none offset_noise text_encoder_use_attention_mask skip_save_text_encoder validation_images
         class_labels_conditioning validation_scheduler""",
+    TextualInversionTrainer: """revision variant scale_lr lr_num_cycles push_to_hub hub_token hub_model_id allow_tf32
+        no_safe_serialization use_object_template use_style_template""",
 }
 ALTERED = {"mixed_precision", "local_rank", "resume_from_checkpoint"}  # no value of the same kind is kept
 
@@ -58,7 +66,7 @@ def given(words: list[str]) -> dict[str, list[str]]:
 def same(value: Any, words: list[str]) -> bool:
     value = getattr(value, "value", value)
     if isinstance(value, list):
-        return value == words
+        return [str(item) for item in value] == words
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(words[0]) == value
     return value is True if not words else value == words[0]
@@ -66,7 +74,11 @@ def same(value: Any, words: list[str]) -> bool:
 
 @pytest.mark.parametrize(
     ("method", "flags"),
-    [(StableDiffusionTrainer, COMMON + TEXT_TO_IMAGE), (DreamBoothTrainer, COMMON + DREAMBOOTH)],
+    [
+        (StableDiffusionTrainer, COMMON + TEXT_TO_IMAGE),
+        (DreamBoothTrainer, COMMON + DREAMBOOTH),
+        (TextualInversionTrainer, COMMON.replace("--checkpointing_steps 11 ", "") + TEXTUAL_INVERSION),
+    ],
 )
 def test_flags_of_the_public_script_are_taken(method: type[StableDiffusionTrainer], flags: str) -> None:
     found = values(method, flags.split())
