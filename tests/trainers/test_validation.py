@@ -120,7 +120,7 @@ def test_two_processes_measure_what_one_does(tiny_run: Run, tmp_path: Path) -> N
 
 def test_pictures_of_buckets_are_measured_in_their_sizes(tiny_run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    wide, tall = write_parts(folder, [20], 128, 64, "wide"), write_parts(folder, [20], 64, 128, "tall")
+    wide, tall = write_parts(folder, [20], 144, 48, "wide"), write_parts(folder, [20], 48, 144, "tall")
     both = folder / "both.filelist.list"
     both.write_text(wide.read_text() + tall.read_text())
     buckets = {"enable_bucket": True, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 32}
