@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container
 
 from ppsd.compat import require_recompute
 
@@ -49,15 +49,13 @@ def use_vae_savings(vae: AutoencoderKL, slicing: bool, tiling: bool) -> None:
         vae.enable_tiling()
 
 
-def halve_frozen(layers: Iterable[nn.Layer], dtype: str) -> int:
-    """Cast the layers of which nothing is trained to `dtype`, in place; returns the bytes saved."""
-    saved = 0
-    for layer in layers:
-        if all(parameter.stop_gradient for parameter in layer.parameters()):
-            before = parameter_bytes(layer)
-            layer.to(dtype=dtype)
-            saved += before - parameter_bytes(layer)
-    return saved
+def halve_frozen(bundle: Bundle, trained: Container[str], dtype: str) -> None:
+    """Cast the VAE, and the text encoder unless it or new tokens' embeddings are among `trained`, to `dtype`."""
+    halved = [bundle.vae]
+    if "text_encoder" not in trained and "embeddings" not in trained:
+        halved.append(bundle.text_encoder)
+    for layer in halved:
+        layer.to(dtype=dtype)
 
 
 def parameter_bytes(layer: nn.Layer) -> int:

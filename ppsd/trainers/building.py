@@ -17,7 +17,7 @@ from ppsd.data.loader import StreamLoader
 from ppsd.diffusion.objective import Objective
 from ppsd.diffusion.schedule import NoiseSchedule
 from ppsd.models.bundle import Bundle, load_bundle, load_tokenizer
-from ppsd.models.memory import use_memory_efficient_attention, use_recompute
+from ppsd.models.memory import use_memory_efficient_attention, use_recompute, use_vae_savings
 from ppsd.models.placeholder import add_tokens
 from ppsd.trainers.cached_data import check_cached
 from ppsd.trainers.folder_cache import cached_sources
@@ -128,6 +128,7 @@ def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -
         use_recompute(bundle, bool({"text_encoder", "embeddings"} & set(trained)))
     if args.enable_xformers_memory_efficient_attention:
         use_memory_efficient_attention(bundle)
+    use_vae_savings(bundle.vae, args.vae_slicing, args.vae_tiling)
     where = f"scheduler of {model.pretrained_model_name_or_path}"
     schedule = NoiseSchedule.from_config(bundle.scheduler_config, model.prediction_type, source=where)
     return DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), trained)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import paddle
-from paddle.optimizer import AdamW
-from paddlenlp.trainer import PrinterCallback, Trainer
+from paddlenlp.trainer import PrinterCallback
 from paddlenlp.trainer.integrations import VisualDLCallback
 from paddlenlp.trainer.trainer import DEFAULT_PROGRESS_CALLBACK
 
@@ -19,6 +18,7 @@ from ppsd.diffusion.draws import Draws, draw
 from ppsd.diffusion.objective import reduce
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
+from ppsd.models.memory import halve_frozen
 from ppsd.sampling.pipeline import build_pipeline
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, ProgressCallback, SaveCallback
 from ppsd.trainers.changes import settings
@@ -31,6 +31,7 @@ from ppsd.trainers.held_out import HeldOut
 from ppsd.trainers.meter import Meter
 from ppsd.trainers.method import Method
 from ppsd.trainers.optimizer import trained_parameters, undecayed
+from ppsd.trainers.optimizers.factory import make_optimizer
 from ppsd.trainers.previews import PreviewCallback
 from ppsd.trainers.processes import from_first
 from ppsd.trainers.run import Run
@@ -66,7 +67,9 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         self.ema = EMA(next(iter(step.trained.values())), args.ema_decay) if args.use_ema else None
         self.meter, self.heart = Meter(), Heart()
         halved = (args.bf16 or args.fp16) and args.fp16_opt_level == "O2"
-        self.originals = frozen_weights(bundle) if halved else {}
+        self.originals = frozen_weights(bundle) if halved or args.frozen_dtype != "float32" else {}
+        if args.frozen_dtype != "float32":
+            halve_frozen(bundle, step.trained, args.frozen_dtype)
         super().__init__(model=step, args=args)
         self.step = step
         self.previews = PreviewCallback(
@@ -152,17 +155,14 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
     optimizer: Any
 
     def create_optimizer(self, lr_scheduler: Any = None) -> Any:
-        """AdamW; the text encoder at its own rate; no decay on biases and norms."""
+        """The flags'; each layer at its own rate; no decay on biases and norms."""
         if self.optimizer is None:
             kept = undecayed(self.step)
-            kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)[1]
-            self.optimizer = AdamW(
-                learning_rate=self.lr_scheduler if lr_scheduler is None else lr_scheduler,
-                parameters=trained_parameters(self.step.trained, learning_rate_ratios(self.run)),
-                apply_decay_param_fun=lambda name: name not in kept,
-                weight_decay=self.args.weight_decay,
-                multi_precision=self.args.fp16_opt_level == "O2",
-                **kwargs,
+            self.optimizer = make_optimizer(
+                self.args,
+                trained_parameters(self.step.trained, learning_rate_ratios(self.run)),
+                self.lr_scheduler if lr_scheduler is None else lr_scheduler,
+                apply_decay=lambda name: name not in kept,
             )
             install_judge(self.optimizer, self.watch.guard.judge)  # which clips, too
         return self.optimizer

@@ -9,9 +9,10 @@ import paddle
 import pytest
 from ppdiffusers import AutoencoderKL
 
+from ppsd.models.bundle import Bundle
 from ppsd.models.latents import decode_mean, posterior
 from ppsd.models.memory import halve_frozen, parameter_bytes, use_vae_savings
-from tests.tiny import tiny_text_encoder, tiny_vae
+from tests.tiny import tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 DEMO_VAE = Path(__file__).parents[2] / "examples" / "stable_diffusion" / "tiny_pipeline" / "vae"
 
@@ -73,13 +74,15 @@ def test_pictures_of_the_vaes_own_size_are_not_tiled(vae: AutoencoderKL) -> None
     np.testing.assert_array_equal(posterior(vae, pixels).numpy(), moments.numpy())
 
 
-def test_only_what_is_frozen_is_halved() -> None:
-    vae, text_encoder = tiny_vae(), tiny_text_encoder()
-    for parameter in vae.parameters():
-        parameter.stop_gradient = True
-    names = [p.name for p in vae.parameters()]
-    before = parameter_bytes(vae), parameter_bytes(text_encoder)
-    assert halve_frozen((vae, text_encoder), "bfloat16") == before[0] // 2
-    assert (parameter_bytes(vae), parameter_bytes(text_encoder)) == (before[0] // 2, before[1])
-    assert {p.dtype for p in vae.parameters()} == {paddle.bfloat16}
-    assert [p.name for p in vae.parameters()] == names  # exports find the float32 originals by them
+@pytest.mark.parametrize("trained", [("unet",), ("unet", "text_encoder"), ("embeddings",)])
+def test_only_what_is_frozen_is_halved(trained: tuple[str, ...]) -> None:
+    bundle = Bundle(tiny_vae(), tiny_text_encoder(), tiny_tokenizer(), tiny_unet(), {})
+    parts = {"vae": bundle.vae, "text_encoder": bundle.text_encoder, "unet": bundle.unet}
+    before = {name: parameter_bytes(layer) for name, layer in parts.items()}
+    names = [p.name for p in bundle.vae.parameters()]
+    halve_frozen(bundle, trained, "bfloat16")
+    halved = {"vae"} if len(trained) == 2 or "embeddings" in trained else {"vae", "text_encoder"}
+    for name, layer in parts.items():
+        assert parameter_bytes(layer) == before[name] // (2 if name in halved else 1), name
+    assert {p.dtype for p in bundle.vae.parameters()} == {paddle.bfloat16}
+    assert [p.name for p in bundle.vae.parameters()] == names  # exports find the float32 originals by them

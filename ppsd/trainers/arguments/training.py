@@ -39,7 +39,6 @@ class SDTrainingArguments(OptimizerArguments, ValidationArguments, TrainingArgum
     )
     ignore_data_skip: bool = flag(False, "When continuing: start the data over instead of where it stopped.")
     disable_tqdm: bool = flag(False, "No progress bar.")
-    optim: str = flag("adamw", "Only adamw so far.")
     device: Optional[str] = flag(None, "gpu, cpu, npu, xpu ... Default: a GPU where paddle has one, else the CPU.")
     report_to: Optional[list[str]] = flag(["visualdl"], "Where scalars and pictures go: visualdl, or none.")
     use_ema: bool = flag(False, "Keep an average of the UNet's weights, for previews and the exported pipeline.")
