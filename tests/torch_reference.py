@@ -136,21 +136,31 @@ def train(
     monkeypatch.setattr(trainer_module, "draw", fixture_draw)
     monkeypatch.setattr(step_module, "encode", lambda vae, pixels, noise: noise)
     losses, norms, first = [], [], {}
-    reduce, optimizer_step = trainer_module.reduce, trainer_module.AdamW.step
+    reduce, create_optimizer = trainer_module.reduce, StableDiffusionTrainer.create_optimizer
 
     def watched_reduce(*args: paddle.Tensor) -> paddle.Tensor:
         loss = reduce(*args)
         losses.append(loss.item())
         return loss
 
-    def watched_step(self: Any) -> None:
-        gradients = {p.name: p.grad.numpy().astype(np.float64) for p in self._parameter_list if p.grad is not None}
-        norms.append(np.sqrt(sum((gradient**2).sum() for gradient in gradients.values())))
-        first.update({} if first else gradients)
-        optimizer_step(self)
+    def watched_optimizer(self: StableDiffusionTrainer, *args: Any, **kwargs: Any) -> Any:
+        optimizer = create_optimizer(self, *args, **kwargs)
+        if "step" in vars(optimizer):  # asked again
+            return optimizer
+        step = optimizer.step
+
+        def watched_step() -> None:
+            parameters = [p for p in optimizer._parameter_list if p.grad is not None]
+            gradients = {p.name: p.grad.numpy().astype(np.float64) for p in parameters}
+            norms.append(np.sqrt(sum((gradient**2).sum() for gradient in gradients.values())))
+            first.update({} if first else gradients)
+            step()
+
+        optimizer.step = watched_step
+        return optimizer
 
     monkeypatch.setattr(trainer_module, "reduce", watched_reduce)
-    monkeypatch.setattr(trainer_module.AdamW, "step", watched_step)
+    monkeypatch.setattr(StableDiffusionTrainer, "create_optimizer", watched_optimizer)
     trainer = build(case, folder, accumulate, **options)
     before = weights(trainer)
     trainer.train()
