@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, Optional
 
 import ppsd.compat
@@ -19,6 +20,8 @@ from ppsd.diffusion.schedule import NoiseSchedule
 from ppsd.models.bundle import Bundle, load_bundle, load_tokenizer
 from ppsd.models.memory import use_memory_efficient_attention, use_recompute, use_vae_savings
 from ppsd.models.placeholder import add_tokens
+from ppsd.sampling.text import read_text_settings
+from ppsd.trainers.arguments import ModelArguments
 from ppsd.trainers.cached_data import check_cached
 from ppsd.trainers.folder_cache import cached_sources
 from ppsd.trainers.held_out import hold_out, split
@@ -40,6 +43,7 @@ def stream_config(method: type[StableDiffusionTrainer], run: Run) -> StreamConfi
             dialect=run.data.data_format,
             resolution=run.args.resolution,
             max_length=run.model.model_max_length,
+            max_token_length=run.model.max_token_length,
             **flags,
         ),
     )
@@ -109,9 +113,19 @@ def load_models(run: Run) -> Bundle:
     )
 
 
+def warn_of_text(model: ModelArguments) -> None:
+    """Say it where a pipeline that ppsd trained was told to read captions otherwise."""
+    noted, told = read_text_settings(Path(model.pretrained_model_name_or_path)), model.text_settings
+    for name in ("clip_skip", "max_token_length"):
+        before, now = (getattr(settings, name) for settings in (noted or told, told))
+        if before != now:
+            logger.warning("--%s is %s; %s was trained with %s", name, now, model.pretrained_model_name_or_path, before)
+
+
 def build_bundle(run: Run) -> Bundle:
     """The models of a training run."""
     bundle, args = load_models(run), run.args
+    warn_of_text(run.model)
     factor = bundle.vae_scale_factor
     if args.resolution % factor:
         raise ValueError(f"--resolution is {args.resolution}; it must be a multiple of {factor}")
@@ -131,7 +145,7 @@ def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -
     use_vae_savings(bundle.vae, args.vae_slicing, args.vae_tiling)
     where = f"scheduler of {model.pretrained_model_name_or_path}"
     schedule = NoiseSchedule.from_config(bundle.scheduler_config, model.prediction_type, source=where)
-    return DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), trained)
+    return DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), trained, model.text_settings)
 
 
 def loader_factory(

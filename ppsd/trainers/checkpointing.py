@@ -16,6 +16,7 @@ from paddlenlp.trainer import Trainer
 from ppsd.formats.safetensors_file import Digest
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
+from ppsd.sampling.text import write_text_settings
 from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.checkpoint import publish, rotate, staged
 from ppsd.trainers.exporting import exporting, pipeline_bytes, write_pipeline
@@ -77,7 +78,11 @@ class CheckpointingTrainer(Trainer):
 
     def write_export(self, folder: Path) -> dict[Path, Digest]:
         """The whole pipeline; a method may have something else to give away."""
-        return write_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=self._masters())
+        return self._write_pipeline(folder, self._masters())
+
+    def _write_pipeline(self, folder: Path, masters: Mapping[str, paddle.Tensor]) -> dict[Path, Digest]:
+        kind, text = self._prediction_type, self.step.text
+        return write_pipeline(folder, self.bundle, kind, averaged=self.ema, masters=masters, text=text)
 
     def export_bytes(self) -> int:
         """What `write_export` writes of weights."""
@@ -102,7 +107,8 @@ class CheckpointingTrainer(Trainer):
         folder, masters = Path(output_dir or self.args.output_dir), self._masters()
         written = {}
         if not self.args.only_save_updated_model:
-            written = write_pipeline(folder, self.bundle, self._prediction_type, averaged=self.ema, masters=masters)
+            written = self._write_pipeline(folder, masters)
+        write_text_settings(folder, self.step.text)
         return {**written, **save_trained(folder, self.step.trained, self.ema, masters)}
 
     def _save_checkpoint(self, model: Any, metrics: Any = None) -> None:

@@ -15,6 +15,7 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes, save_component
 from ppsd.sampling.pipeline import build_pipeline
+from ppsd.sampling.text import TextSettings, write_text_settings
 from ppsd.trainers.checkpoint import staged, take_place
 from ppsd.trainers.embeddings import learned_bytes, learned_rows, save_text_encoder, write_learned
 from ppsd.trainers.manifest import flush
@@ -31,6 +32,7 @@ def write_pipeline(
     *,
     averaged: Optional[EMA] = None,
     masters: Optional[Mapping[str, paddle.Tensor]] = None,
+    text: TextSettings = TextSettings(),  # noqa: B008  frozen
 ) -> dict[Path, Digest]:
     """A whole ppdiffusers pipeline in float32, with the averaged UNet if that is what `averaged` is of.
 
@@ -45,6 +47,7 @@ def write_pipeline(
     bundle.tokenizer.save_pretrained(str(folder / "tokenizer"))
     pipe.scheduler.save_pretrained(str(folder / "scheduler"))
     pipe.save_config(str(folder))
+    write_text_settings(folder, text)
     return written
 
 

@@ -19,8 +19,9 @@ def trained_parameters(trained: Mapping[str, nn.Layer], rates: Mapping[str, floa
     parameters = []
     for name, layer in trained.items():
         for parameter in layer.parameters():
-            parameter.optimize_attr["learning_rate"] = rates.get(name, 1.0)
-            parameters.append(parameter)
+            if not parameter.stop_gradient:  # as of layers that --clip_skip passes over
+                parameter.optimize_attr["learning_rate"] = rates.get(name, 1.0)
+                parameters.append(parameter)
     return parameters
 
 

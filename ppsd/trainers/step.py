@@ -11,25 +11,34 @@ from paddle import nn
 from ppsd.diffusion.draws import Draws
 from ppsd.diffusion.objective import Objective
 from ppsd.models.bundle import Bundle
-from ppsd.models.conditioning import Conditioning
+from ppsd.models.conditioning import Conditioning, freeze_skipped
 from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.latents import encode, sample
+from ppsd.sampling.text import TextSettings
 
 
 class DiffusionStep(nn.Layer):
     """Holds the bundle's layers; frozen ones compute in eval mode."""
 
-    def __init__(self, bundle: Bundle, objective: Objective, trained: Mapping[str, nn.Layer]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        objective: Objective,
+        trained: Mapping[str, nn.Layer],
+        text: TextSettings = TextSettings(),  # noqa: B008  frozen
+    ) -> None:
         """trained: what is trained, by name; the first is what an EMA averages."""
         super().__init__()
         self.vae, self.text_encoder, self.unet = bundle.vae, bundle.text_encoder, bundle.unet
         self.trained = dict(trained)
         if bundle.embeddings is not None:
             self.embeddings = bundle.embeddings  # no part of the text encoder
-        self.objective = objective
-        self.conditioning = Conditioning(bundle.text_encoder, bool({"text_encoder", "embeddings"} & set(trained)))
+        self.objective, self.text = objective, text
+        trains_text = bool({"text_encoder", "embeddings"} & set(trained))
+        self.conditioning = Conditioning(bundle.text_encoder, trains_text, text.clip_skip, text.chunks)
         self.denoiser = PlainDenoiser(bundle.unet)
         bundle.freeze(trained.values())
+        freeze_skipped(bundle.text_encoder, text.clip_skip)
 
     def train(self, *mode: bool) -> Any:
         """paddlenlp asks for it before every step, and the walk over all sublayers is 1 % of a small model's step.

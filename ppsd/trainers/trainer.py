@@ -73,7 +73,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         super().__init__(model=step, args=args)
         self.step = step
         self.previews = PreviewCallback(
-            build_pipeline(bundle, step.objective.prediction_type),
+            build_pipeline(bundle, step.objective.prediction_type, step.text),
             self.ema,
             self.autocast_smart_context_manager,
             self._visualdl,
