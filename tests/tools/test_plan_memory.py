@@ -1,0 +1,41 @@
+"""tools/plan_memory.py: a table, and flags that the training scripts know."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppsd.trainers.memory_plan import SAVINGS
+from ppsd.trainers.parsing import parse_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan_memory(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "tools/plan_memory.py", *flags], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_table_adds_up_and_names_flags() -> None:
+    done = plan_memory("--method", "dreambooth", "--model", "sd15", "--gpu", "16")
+    assert done.returncode == 0, done.stderr
+    rows = [line.rsplit(None, 2) for line in done.stdout.splitlines() if line.endswith(" GiB")]
+    values = [float(row[1]) for row in rows]
+    peak = next(line for line in done.stdout.splitlines() if line.startswith("at the peak"))
+    assert sum(values) == pytest.approx(float(peak.split()[3]), abs=0.05)
+    assert "It fits with" in done.stdout
+    assert "--enable_xformers_memory_efficient_attention" in done.stdout
+
+
+def test_a_wrong_model_is_one_line() -> None:
+    done = plan_memory("--model", "nowhere")
+    assert done.returncode == 2
+    assert "--model nowhere: neither sd15" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", [saving.flag for saving in SAVINGS])
+def test_training_scripts_know_the_flags(flag: str, tmp_path: Path) -> None:
+    parse_run(None, ["--output_dir", str(tmp_path), *flag.split()])
