@@ -103,7 +103,7 @@ class WithHidden(_Wrapped):
 
     def __init__(self, records: Records, config: StreamConfig, hidden: dict[str, str], store: ArrayStore) -> None:
         super().__init__(records)
-        self._config, self._hidden, self._store = config, hidden, store
+        self._config, self._hidden, self._store = undropped(config), hidden, store
 
     def __getitem__(self, index: int) -> AnyRecord:
         record = self._records[index]
@@ -124,9 +124,14 @@ class WithHidden(_Wrapped):
         return replace(record, caption=caption, more_captions=(), hidden=hidden, meta=meta)
 
 
+def undropped(config: StreamConfig) -> StreamConfig:
+    """The settings with which no caption is dropped."""
+    return replace(config, caption_dropout_rate=0.0)
+
+
 def final_caption(captions: Sequence[str], config: StreamConfig) -> str:
-    """What is trained with where the caption is not dropped; nothing else of `config` is up to chance."""
-    return make_caption(captions, replace(config, caption_dropout_rate=0.0), seed=0)[0]
+    """What is trained with where nothing of `config` is up to chance."""
+    return make_caption(captions, config, seed=0)[0]
 
 
 def captions_of(records: Records, index: int) -> tuple[str, ...]:

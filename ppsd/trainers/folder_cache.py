@@ -17,7 +17,7 @@ from typing import Any, Optional, Union
 import paddle
 from tqdm import tqdm
 
-from ppsd.data.cached_records import Entry, WithHidden, WithLatents, captions_of, final_caption
+from ppsd.data.cached_records import Entry, WithHidden, WithLatents, captions_of, final_caption, undropped
 from ppsd.data.captions import CHANGES
 from ppsd.data.config import StreamConfig
 from ppsd.data.indexed import IndexedSource, measured
@@ -96,9 +96,10 @@ def _with_hidden(
     conditioning = Conditioning(bundle.text_encoder, False, run.model.clip_skip, config.chunks)
     filler = TextFiller(conditioning, bundle.tokenizer, tokenize, store, _CAPTIONS_AT_ONCE)
     captions = {"": None}
+    whole = undropped(config)
     for source in sources:
         some = [captions_of(source.records, index) for index in _my_share(len(source.records))]
-        captions.update(dict.fromkeys(share([final_caption(found, config) for found in some if found])))
+        captions.update(dict.fromkeys(share([final_caption(found, whole) for found in some if found])))
     distinct = sorted(captions)
     mine = [distinct[i] for i in _my_share(len(distinct))]
     with _bar(run, "Caching captions", " captions", len(mine)) as bar:

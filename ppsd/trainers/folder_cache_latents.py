@@ -8,7 +8,8 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Union
+from functools import partial
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 from paddle import nn
@@ -20,7 +21,7 @@ from ppsd.data.indexed import IndexedSource
 from ppsd.data.sample import SampleMaker
 from ppsd.formats.array_store import ArrayStore
 from ppsd.models.fingerprint import vae_fingerprint
-from ppsd.trainers.latent_cache import NOT_FINITE, Encoder, Slot, decoded
+from ppsd.trainers.latent_cache import NOT_FINITE, AnyRecord, Encoder, Slot, decoded, in_threads
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 logger = logging.getLogger(__name__)
@@ -79,20 +80,28 @@ class LatentFiller:
         on_record: Callable[[], Any],
     ) -> Iterator[tuple[int, _Sized]]:
         """The images that have to be encoded; `entries` gets all."""
-        for index in indices:
-            record = source.records[index]
+        records = ((index, source.records[index]) for index in indices)
+        look_up = partial(self._look_up, source)
+        for index, entry, missing in in_threads(look_up, records, self._num_workers, ahead=4 * self._num_workers):
             on_record()
-            if isinstance(record, BadRecord):
-                entries[index] = record
-                continue
-            if isinstance(record, LatentRecord):
-                raise ValueError(f"--cache_latents: {source.records.where(index)} is of latents already")
-            crop = self._crop(source, index)
-            entry = entries[index] = self._entry(record, crop)
-            if entry.key not in self._seen:
+            entries[index] = entry
+            if missing is not None and isinstance(entry, Entry) and entry.key not in self._seen:
                 self._seen.add(entry.key)
-                if not self._is_there(entry):
-                    yield index, _Sized(record.image, "", crop=crop)
+                yield index, missing
+
+    def _look_up(
+        self, source: IndexedSource, job: tuple[int, AnyRecord]
+    ) -> tuple[int, Union[Entry, BadRecord], Optional[_Sized]]:
+        """What a record is, and its image where that has to be encoded. Several threads may call it."""
+        index, record = job
+        if isinstance(record, BadRecord):
+            return index, record, None
+        if isinstance(record, LatentRecord):
+            raise ValueError(f"--cache_latents: {source.records.where(index)} is of latents already")
+        crop = self._crop(source, index)
+        entry = self._entry(record, crop)
+        known = entry.key in self._seen or self._is_there(entry)
+        return index, entry, None if known else _Sized(record.image, "", crop=crop)
 
     def _crop(self, source: IndexedSource, index: int) -> Size:
         if self._buckets is None:

@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
 
 import numpy as np
 import paddle
@@ -30,6 +29,8 @@ HELD_RECORDS = 512
 AnyRecord = Union[Record, LatentRecord, BadRecord]
 Decode = Callable[[Record], Union[Sample, BadRecord]]
 Size = tuple[int, ...]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 # Entries of the fingerprint that are left out where they are as usual: caches of before they were there stay good.
@@ -179,15 +180,19 @@ def _latent_record(
 
 def decoded(records: Iterable[tuple[int, AnyRecord]], decode: Decode, num_workers: int, ahead: int) -> Iterator[Slot]:
     """The records in order, decoded by threads up to `ahead` before they are taken; 0 workers: by the caller."""
-    jobs = ((number, record) for number, record in records)
+    return in_threads(lambda job: _decode(*job, decode), records, num_workers, ahead)
+
+
+def in_threads(work: Callable[[T], R], items: Iterable[T], num_workers: int, ahead: int) -> Iterator[R]:
+    """`map(work, items)` by threads, up to `ahead` before the results are taken; the items are made by the caller."""
     if num_workers == 0:
-        yield from (_decode(number, record, decode) for number, record in jobs)
+        yield from map(work, items)
         return
     pool = ThreadPoolExecutor(num_workers)
-    pending: deque[Future[Slot]] = deque()
+    pending: deque[Future[R]] = deque()
     try:
-        for number, record in jobs:
-            pending.append(pool.submit(partial(_decode, number, record, decode)))
+        for item in items:
+            pending.append(pool.submit(work, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
