@@ -32,6 +32,7 @@ TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
     "tools/cache_latents.py": "parse_args",
+    "tools/compare_checkpoints.py": "parse_args",
     "tools/convert_dataset.py": "parse_args",
     "tools/create_pretraining_data.py": "parse_args",
     "tools/inspect_data.py": "parse_args",
@@ -204,7 +205,8 @@ def test_every_flag_named_exists(page: Path) -> None:
     ],
 )
 def test_each_table_has_the_flags_of_its_dataclass(title: str, kind: Any) -> None:
-    own = {f"--{f.name}" for f in fields(kind) if f.name in kind.__annotations__}
+    ours = {name for cls in kind.__mro__ if cls.__module__.startswith("ppsd.") for name in cls.__annotations__}
+    own = {f"--{f.name}" for f in fields(kind) if f.name in ours}
     table = [line.split("|")[1] for line in section(title).splitlines() if line.startswith("| `--")]
     named = {flag for cell in table for flag in FLAG.findall(cell)}
     assert {flag for flag in named if not flag.startswith("--no_")} - {"--config"} == own

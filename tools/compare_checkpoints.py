@@ -39,7 +39,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", nargs="+", help="One or more prompts, each in quotes.")
     what.add_argument(
-        "--prompts_file", help="One prompt a line, with the options of kohya's (--n --w --h --d --l --s)."
+        "--prompts_file", help="One prompt a line, with kohya's options n, w, h, d, l, s as in --sample_prompts."
     )
     add(
         "--output",

@@ -45,8 +45,8 @@ class Measurements:
     averaged: dict[int, np.ndarray] = field(default_factory=dict)
 
     def lowest(self) -> Optional[int]:
-        """The step with the lowest mean, of the trained weights."""
-        return min(self.losses, key=lambda step: float(self.losses[step].mean())) if self.losses else None
+        """The step with the lowest mean, of the trained weights; one that is not a number is above all others."""
+        return min(self.losses, key=lambda step: np.nan_to_num(self.losses[step].mean(), nan=np.inf), default=None)
 
     def change(self, step: int, since: int) -> Estimate:
         return estimate(self.losses[step] - self.losses[since])

@@ -180,6 +180,13 @@ def test_a_rise_that_may_be_chance_is_called_nothing() -> None:
     assert "validation_rise" not in figures(found, 0, 0)
 
 
+def test_what_is_not_a_number_is_never_the_lowest() -> None:
+    nan = float("nan")
+    assert measurements([nan, 1, 1], [2, 2, 2], [nan, nan, nan], [3, 3, 3]).lowest() == 10
+    assert measurements([nan, 1, 1]).lowest() == 0
+    assert measurements().lowest() is None
+
+
 def test_the_file_is_read_by_a_run_that_goes_on(tmp_path: Path) -> None:
     found = measurements([0.5, 0.5, 0.5], [0.1, 0.2, 1 / 3], [0.6, 0.6, 0.6])
     found.averaged[10] = np.array([0.3, 0.2, 0.1])

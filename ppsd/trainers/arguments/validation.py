@@ -24,14 +24,14 @@ class ValidationArguments:
     )
     max_validation_samples: int = flag(64, "Of these records so many are measured, each at 4 timesteps or more.")
     image_logging_steps: Optional[int] = flag(
-        None, "Previews alone: every so many steps; -1 never. Also --sample_every_n_steps."
+        None, "Previews alone: every so many steps; -1 never. kohya's sample_every_n_steps."
     )
     sample_every_n_epochs: Optional[int] = flag(None, "Previews alone: every so many epochs.")
     validation_prompts: Optional[list[str]] = flag(
         None, "Prompts of the previews. Default: the first batch's captions."
     )
     sample_prompts: Optional[str] = flag(
-        None, "A file of them, one a line: `text --n negative --w 512 --h 512 --d seed --l scale --s steps`."
+        None, "A file of them, one a line, with kohya's options n, w, h, d, l, s (see ppsd.sampling.prompts)."
     )
     num_validation_images: int = flag(1, "Pictures of each prompt.")
     guidance_scale: float = flag(7.5, "Guidance of the previews.")
