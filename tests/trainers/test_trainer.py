@@ -105,7 +105,7 @@ def test_checkpoint_layout_is_the_recipes(tiny_run: Run, tmp_path: Path) -> None
     checkpoint = tmp_path / "a" / "checkpoint-1"
     assert {p.name for p in checkpoint.iterdir()} == {
         *("unet", "text_encoder", "optimizer.safetensors"),
-        *("state.json", "trainer_state.json", "data_position.json", "COMPLETE"),
+        *("state.json", "trainer_state.json", "data_position.json", "ppsd.json", "COMPLETE"),
     }
     assert (checkpoint / "unet" / "diffusion_paddle_model.ema.safetensors").is_file()
     tiny_run.train(tmp_path / "b", only_save_updated_model=False, max_steps=1)
