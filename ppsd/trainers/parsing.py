@@ -85,6 +85,7 @@ ELSEWHERE = {
     "output_name": "the result is in --output_dir",
     "save_precision": "weights are saved in float32; tools/ convert them",
     "network_module": "that is LoRA's",
+    "lowram": "models are loaded in one way only; tools/plan_memory.py says which flags save memory",
     "dataset_config": "folders are given by --train_data_dir, mixed data by --file_list",
 }
 

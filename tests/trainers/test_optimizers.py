@@ -310,3 +310,10 @@ def test_options_are_python_values() -> None:
         "betas": (0.9, 0.99),
         "weight_decay": 0.01,
     }
+
+
+def test_the_log_says_what_eight_bits_are(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        make(Weights({"weight": [512, 512]}), "AdamW8bit")
+    assert "ppsd's own AdamW whose moments are bytes" in caplog.text
+    assert "0.001 GB of state, AdamW's would be 0.002 GB" in caplog.text

@@ -17,6 +17,15 @@ OPTIONS = {
 }
 """What --optimizer_type can be, and the keys that --optimizer_args takes with it."""
 
+MEANINGS = {
+    "AdamW8bit": "ppsd's own AdamW whose moments are bytes, in blocks of 256 as with bitsandbytes",
+    "Lion": "sign of a momentum; wants 3 to 10 times less --learning_rate than AdamW",
+    "Lion8bit": "ppsd's own Lion whose moment is bytes, in blocks of 256 as with bitsandbytes",
+    "Adafactor": "second moments by rows and columns, step sizes as --optimizer_args says",
+    "SGDNesterov": "one momentum, decay as L2",
+}
+"""What the log says of each but AdamW."""
+
 _PAIRS = ("betas",)
 _BOOLEANS = ("scale_parameter", "relative_step", "warmup_init")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Callable
 
@@ -13,8 +14,11 @@ from paddle.regularizer import L2Decay
 from ppsd.trainers.arguments.training import SDTrainingArguments
 from ppsd.trainers.optimizers.adafactor import Adafactor
 from ppsd.trainers.optimizers.adamw_8bit import AdamW8bit
-from ppsd.trainers.optimizers.choices import optimizer_options
+from ppsd.trainers.optimizers.choices import MEANINGS, optimizer_options
 from ppsd.trainers.optimizers.lion import Lion, Lion8bit
+from ppsd.trainers.optimizers.state_size import state_bytes
+
+logger = logging.getLogger(__name__)
 
 _IN_TENSORS = {"AdamW8bit": AdamW8bit, "Lion": Lion, "Lion8bit": Lion8bit, "Adafactor": Adafactor}
 
@@ -30,6 +34,10 @@ def make_optimizer(
     apply_decay: whether the weight of that paddle name decays. Clips nothing: the gradient judge does.
     """
     name = str(args.optimizer_type)
+    if name != "AdamW":
+        shapes = [parameter.shape for parameter in parameters]
+        sizes = [state_bytes(kind, shapes) / 1e9 for kind in (name, "AdamW")]
+        logger.info("optimizer %s: %s; %.3f GB of state, AdamW's would be %.3f GB", name, MEANINGS[name], *sizes)
     options = optimizer_options(name, args.optimizer_args or [])
     decay = float(options.pop("weight_decay", args.weight_decay))
     if name in ("AdamW", "AdamW8bit"):
