@@ -53,13 +53,11 @@ def epoch_plan(
     order = np.argsort(numbers[records], kind="stable")
     slots = np.split(order, np.cumsum(bucket_counts(source, buckets))[:-1])
     grouped = [_whole_groups(records[slot], copies[slot], group_size) for slot in slots]
-    turns = spread(np.array([len(members) for members, _ in grouped]), seed, Draw.GROUPS, epoch, shuffle=shuffle)
-    places = [(int(bucket), int(turn)) for bucket, turn in zip(*turns)]
-    return EpochPlan(
-        np.array([grouped[bucket][0][turn] for bucket, turn in places]),
-        np.array([grouped[bucket][1][turn] for bucket, turn in places]),
-        table[turns[0]],
-    )
+    counts = np.array([len(members) for members, _ in grouped])
+    of, turns = spread(counts, seed, Draw.GROUPS, epoch, shuffle=shuffle)
+    places = (np.cumsum(counts) - counts)[of] + turns
+    members, numbers = (np.concatenate(column) for column in zip(*grouped))
+    return EpochPlan(members[places], numbers[places], table[of])
 
 
 def _whole_groups(records: np.ndarray, copies: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

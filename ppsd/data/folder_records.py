@@ -58,7 +58,7 @@ class FolderRecords:
     def size(self, number: int) -> Union[Size, BadRecord]:
         path = self.path(number)
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 size = plain_jpeg_size(file.read(_HEADER_BYTES), self._max_pixels)
         except OSError:  # which read_image_file says in its way
             size = None

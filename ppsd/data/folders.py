@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
@@ -15,12 +14,11 @@ from ppsd.data.filters import Filter
 from ppsd.data.folder_records import FolderRecords
 from ppsd.data.indexed import IndexedSource, choose, measured
 from ppsd.data.seeds import Draw, permutation
+from ppsd.data.tally import bad_records
 from ppsd.formats.atomic import PathLike
 from ppsd.formats.folder_index import index_folder
 from ppsd.formats.hf_dataset import open_dataset
 from ppsd.types import BadRecord
-
-logger = logging.getLogger(__name__)
 
 
 def folder_source(
@@ -45,7 +43,7 @@ def folder_source(
         raise ValueError(f"--{flag} {path}: no image in it")
     name = Path(path).resolve().name or str(path)
     source = IndexedSource(name, records, records.repeats, loss_weight, bad=records.bad)
-    return _prepared(source, config, seed)
+    return _prepared(source, config, seed, f"--{flag} {path}")
 
 
 def dataset_source(
@@ -62,11 +60,15 @@ def dataset_source(
     records = DatasetRecords(dataset, name, *columns, config.max_image_pixels, caption)
     if not len(records):
         raise ValueError(f"--dataset_name {name}: no row in it")
-    return _prepared(IndexedSource(Path(name).name, records, loss_weight=loss_weight), config, seed)
+    source = IndexedSource(Path(name).name, records, loss_weight=loss_weight)
+    return _prepared(source, config, seed, f"--dataset_name {name}")
 
 
-def _prepared(source: IndexedSource, config: StreamConfig, seed: int) -> IndexedSource:
-    """Some of the records, as often as they shall come, with the sizes that buckets need."""
+def _prepared(source: IndexedSource, config: StreamConfig, seed: int, flag: str) -> IndexedSource:
+    """Some of the records, as often as they shall come, with the sizes that buckets need.
+
+    Raises ValueError, naming the flag, where nothing is left.
+    """
     source = replace(source, repeats=source.counts * config.dataset_repeats)
     most = config.max_train_samples
     if most is not None and most < len(source.records):
@@ -75,6 +77,8 @@ def _prepared(source: IndexedSource, config: StreamConfig, seed: int) -> Indexed
         source = filtered(source, Filter(config.filter, config.max_image_pixels))
     if config.enable_bucket:
         source = measured(source)
+    if not source.length:
+        raise ValueError(f"{flag}: nothing in it can be used: {bad_records(source.bad)}")
     return source
 
 

@@ -5,7 +5,6 @@ So who draws a group, and what was drawn before, makes no difference, and there 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Union
 
 from ppsd.data.buckets import Size
@@ -15,7 +14,7 @@ from ppsd.data.indexed import IndexedSource
 from ppsd.data.order import Shuffled
 from ppsd.data.seeds import Draw, derive_seed
 from ppsd.data.settings import Cursor, LaneSettings
-from ppsd.data.tally import Tally
+from ppsd.data.tally import Tally, bad_records
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 
@@ -41,7 +40,7 @@ class IndexedWalk:
         epoch, place = divmod(number, self._size)
         cursor = Cursor(epoch, line=place + 1)
         if place == 0:
-            _add(tally, self._source.bad)
+            tally.merge(bad_records(self._source.bad))
         samples = self._group(epoch, place, tally)
         if samples:
             return samples, cursor
@@ -54,9 +53,8 @@ class IndexedWalk:
 
     def _nothing(self) -> str:
         found = [(self._source.records.where(index), self._bad[index]) for index in sorted(self._bad)]
-        tally = Tally()
-        _add(tally, [*self._source.bad, *found])
-        return f"{self._source.name}: not one of its {len(found) + len(self._source.bad)} records can be used: {tally}"
+        tally = bad_records([*self._source.bad, *found])
+        return f"{self._source.name}: not one of its {tally.skipped} records can be used: {tally}"
 
     def _group(self, epoch: int, place: int, tally: Tally, borrower: int = -1) -> list[Sample]:
         """Its samples. Good ones stand in, differently cropped and noised, for those that cannot be made."""
@@ -90,8 +88,3 @@ class IndexedWalk:
     def _plan(self, epoch: int) -> EpochPlan:
         settings = self._settings
         return epoch_plan(self._source, self._seed, epoch, settings.shuffle, settings.buckets, settings.group_size)
-
-
-def _add(tally: Tally, bad: Sequence[tuple[str, BadRecord]]) -> None:
-    for where, record in bad:
-        tally.add(record.reason, where, record.detail)

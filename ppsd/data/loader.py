@@ -250,7 +250,7 @@ def _epoch_batches(config: StreamConfig, sources: Sequence[Source], batch_size: 
     records = config.num_records
     if records is None:
         known = records_per_epoch(sources, config, batch_size)
-        return known and -(-known // (batch_size * world.size))
+        return -(-known // (batch_size * world.size)) if known else None
     batches = records // (batch_size * world.size)
     if not batches:
         raise ValueError(

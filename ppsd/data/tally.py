@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from ppsd.types import BadRecord
 
 EXAMPLES = 5
 CONDITION, NO_COLUMN = "filter: ", "filter: no "  # how the reasons of ppsd.data.filters begin
@@ -53,3 +56,11 @@ class Tally:
         for reason, count in sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0])):
             lines += [f"  {count} {reason}, e.g."] + [f"    {example}" for example in self.examples[reason]]
         return "\n".join(lines)
+
+
+def bad_records(found: Iterable[tuple[str, BadRecord]]) -> Tally:
+    """The tally of bad records, each with where it is."""
+    tally = Tally()
+    for where, bad in found:
+        tally.add(bad.reason, where, bad.detail)
+    return tally

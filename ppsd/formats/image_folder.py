@@ -21,12 +21,12 @@ from ppsd.formats.items import FolderItem
 from ppsd.formats.jsonl import read_jsonl
 from ppsd.formats.laion import EMPTY_PART, UNREADABLE_PART
 from ppsd.formats.lines import NO_CAPTION, checked_text, decode_text, too_long
-from ppsd.formats.opening import open_input
 from ppsd.types import BadRecord, Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_CAPTION_BYTES = 2**20
+_PIECE_BYTES = 2**13
 UNREADABLE_CAPTION = "unreadable caption"
 
 Items = Iterator[tuple[str, "FolderItem | BadRecord"]]
@@ -107,15 +107,15 @@ def _read_folder(
     if metadata is not None:
         read = read_csv if metadata.suffix == ".csv" else read_jsonl
         for where, item in read(metadata, image_column, caption_column):
-            yield (
-                where,
-                replace(item, repeats=repeats[0], class_token=repeats[1]) if isinstance(item, FolderItem) else item,
-            )
+            if isinstance(item, FolderItem) and repeats != (1, None):
+                item = replace(item, repeats=repeats[0], class_token=repeats[1])
+            yield where, item
         return
     files, folders = _listing(folder)
     for name in files:
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-            yield _with_sidecar(folder / name, files, repeats)
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            yield _with_sidecar(folder / name, stem, files, repeats)
     for name in folders:
         below = repeats if above else _repeats(name)
         yield from _read_folder(folder / name, image_column, caption_column, below, above | {real})
@@ -141,22 +141,27 @@ def _repeats(name: str) -> Repeats:
     return (int(match[1]), match[2].strip()) if match else (1, None)
 
 
-def _with_sidecar(image: Path, names: Mapping[str, None], repeats: Repeats) -> tuple[str, FolderItem | BadRecord]:
-    suffix = next((suffix for suffix in CAPTION_SUFFIXES if image.stem + suffix in names), None)
-    if suffix is None:
-        return str(image), FolderItem(image, repeats[1], {}, *repeats)
-    sidecar = image.with_suffix(suffix)
+def _with_sidecar(
+    image: Path, stem: str, names: Mapping[str, None], repeats: Repeats
+) -> tuple[str, FolderItem | BadRecord]:
+    sidecar = next((stem + suffix for suffix in CAPTION_SUFFIXES if stem + suffix in names), None)
+    where = str(image)
+    if sidecar is None:
+        return where, FolderItem(image, repeats[1], {}, *repeats)
+    sidecar = where[: -len(image.name)] + sidecar
     caption = _read_caption(sidecar)
     if isinstance(caption, BadRecord):
-        return str(sidecar), caption
-    return str(image), FolderItem(image, caption, {}, *repeats)
+        return sidecar, caption
+    return where, FolderItem(image, caption, {}, *repeats)
 
 
-def _read_caption(path: Path) -> str | BadRecord:
+def _read_caption(path: str) -> str | BadRecord:
     """The text of a caption file on one line."""
     try:
-        with open_input(path) as file:
-            data = file.read(MAX_CAPTION_BYTES + 1)
+        with open(path, "rb", buffering=0) as file:  # there may be many: no buffer for each
+            data = b""
+            while len(data) <= MAX_CAPTION_BYTES and (piece := file.read(_PIECE_BYTES)):
+                data += piece
     except OSError as error:
         return BadRecord(UNREADABLE_CAPTION, error.strerror or str(error))
     text = too_long(MAX_CAPTION_BYTES) if len(data) > MAX_CAPTION_BYTES else decode_text(data)

@@ -114,11 +114,15 @@ def test_the_images_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     [
         ("gone", "--train_data_dir .*gone: .*not a folder"),
         ("empty", "--train_data_dir .*empty: no image in it"),
+        (
+            "words",
+            r"--train_data_dir .*words: nothing in it can be used: .*\n  1 no caption",
+        ),
         ("both", "has both metadata.jsonl and metadata.csv"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path: Path, path: str, message: str) -> None:
-    write(tmp_path, **{"empty/notes.txt": "x", "both/metadata.jsonl": "", "both/metadata.csv": ""})
+    write(tmp_path, **{"empty/notes.txt": "x", "words/a.jpg": 1, "both/metadata.jsonl": "", "both/metadata.csv": ""})
     with pytest.raises(ValueError, match=message):
         open_sources(replace(CONFIG, train_data_dir=str(tmp_path / path)))
 
