@@ -129,6 +129,7 @@ def build_bundle(run: Run) -> Bundle:
     factor = bundle.vae_scale_factor
     if args.resolution % factor:
         raise ValueError(f"--resolution is {args.resolution}; it must be a multiple of {factor}")
+    use_vae_savings(bundle.vae, args.vae_slicing, args.vae_tiling)
     bundle.unet.register_to_config(sample_size=args.resolution // factor)  # what pictures are drawn at by default
     return bundle
 
@@ -142,7 +143,6 @@ def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -
         use_recompute(bundle, bool({"text_encoder", "embeddings"} & set(trained)))
     if args.enable_xformers_memory_efficient_attention:
         use_memory_efficient_attention(bundle)
-    use_vae_savings(bundle.vae, args.vae_slicing, args.vae_tiling)
     where = f"scheduler of {model.pretrained_model_name_or_path}"
     schedule = NoiseSchedule.from_config(bundle.scheduler_config, model.prediction_type, source=where)
     return DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), trained, model.text_settings)

@@ -97,6 +97,10 @@ def test_only_what_has_changed_is_encoded(folder: FolderRun, tmp_path: Path, enc
     folder.train(tmp_path / "e", **shared, interpolation="bicubic")
     folder.train(tmp_path / "f", **shared, resolution=32)
     assert encoded == [9, 1, 9, 9, 9]
+    folder.train(tmp_path / "g", **shared, vae_slicing=True)
+    assert len(encoded) == 5, "the same latents"
+    folder.train(tmp_path / "h", **shared, vae_tiling=True)
+    assert len(encoded) == 6
 
 
 def damage(path: Path, how: str) -> None:
