@@ -195,6 +195,15 @@ def test_buckets_take_turns_by_batches(drawn: Subject, tmp_path: Path) -> None:
         np.testing.assert_allclose(loss, seen.losses[2 * step].mean() + seen.losses[2 * step + 1].mean(), rtol=1e-5)
 
 
+def test_what_is_made_once_is_what_is_made_each_time(drawn: Subject, tmp_path: Path) -> None:
+    """Latents, and the states of both prompts, under the name that diffusers' script has for it."""
+    made = drawn.train(tmp_path / "a", **PRIOR, center_crop=True)
+    once = drawn.train(tmp_path / "b", **PRIOR, cache_latents=True, pre_compute_text_embeddings=True)
+    np.testing.assert_allclose(losses(once), losses(made), rtol=1e-6)
+    with pytest.raises(ValueError, match="--cache_text_encoder_outputs: this run trains text_encoder"):
+        drawn.train(tmp_path / "c", **PRIOR, pre_compute_text_embeddings=True, train_text_encoder=True)
+
+
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_a_killed_run_goes_on_as_if_never_killed(drawn: Subject, tmp_path: Path, text_encoder: bool) -> None:
     options = {**PRIOR, "train_text_encoder": text_encoder, "use_ema": text_encoder}
@@ -226,7 +235,7 @@ def test_two_processes_are_the_same_run_as_one(subject: Subject, tmp_path: Path)
     command += ["--log_dir", str(tmp_path / "log"), str(ROOT / "examples/dreambooth/train_dreambooth.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, *flags, "--check_data", "off"],
+        [*command, *flags],
         env=environment,
         cwd=tmp_path,
         capture_output=True,

@@ -1,0 +1,67 @@
+"""The pages of the methods: commands parse, both languages have the same ones, and the flags they name are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.parsing import ALIASES, parse_run
+from ppsd.trainers.trainer import StableDiffusionTrainer
+
+ROOT = Path(__file__).parents[2]
+METHODS = {"dreambooth": DreamBoothTrainer, "text_to_image": StableDiffusionTrainer}
+OTHERS = {"mixed_precision", "offset_noise", "config", "gpus"}  # translated, another script's, the launcher's
+every_method = pytest.mark.parametrize("name", METHODS)
+every_page = pytest.mark.parametrize("page", [f"{name}/README{zh}.md" for name in METHODS for zh in ("", "_zh")])
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@every_method
+def test_commands_parse_and_are_the_same_in_both_languages(name: str) -> None:
+    english, chinese = (commands(ROOT / "examples" / name / file) for file in ("README.md", "README_zh.md"))
+    assert english == chinese
+    trainings = [shlex.split(line) for line in english if f"examples/{name}/train.sh" in line]
+    assert len(trainings) >= 2
+    for words in trainings:
+        run = parse_run(METHODS[name].own_arguments, words[2:], METHODS[name].defaults)
+        if run.own is not None:
+            run.own.check("cpu")
+
+
+@every_page
+def test_flags_and_links_exist(page: str) -> None:
+    file = ROOT / "examples" / page
+    text, method = file.read_text(encoding="utf-8"), METHODS[page.split("/")[0]]
+    run = parse_run(method.own_arguments, ["--output_dir", "out"], method.defaults)
+    known = {f.name for group in run.groups() for f in dataclasses.fields(group)} | {*ALIASES, *OTHERS}
+    prose = re.sub(r"^```sh\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`--([a-z0-9_]+)", prose)) <= known
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (file.parent / link).exists(), link
+
+
+@every_method
+def test_the_script_passes_flags_on_and_asks_for_some(name: str, tmp_path: Path) -> None:
+    script = ROOT / "examples" / name / "train.sh"
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')  # also answers that it has ppsd
+    python.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    (tmp_path / "python").symlink_to(python)
+    done = subprocess.run(
+        ["sh", str(script), "--instance_prompt", "a b"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-3:] == [f"{script.parent}/train_{name}.py", "--instance_prompt", "a b"]
+    none = subprocess.run(["sh", str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (none.returncode, "README.md" in none.stderr) == (2, True)
