@@ -10,7 +10,7 @@ from PIL import Image
 
 from ppsd.data.demo import COLORS, HELD_OUT, MARGIN, NAMES, RADIUS, DemoExample, draw_shape, make_example
 
-STRIPES = 8
+STRIPES = 6
 """Stripes that a picture's height has room for."""
 
 _STRIPE_COLORS = ("white", "black", "yellow")
