@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppsd.interop.embeddings import save_embeddings
 from ppsd.trainers.pretrain import main
 from tests.images import part_line, write_lines, write_lists
 from tests.trainers.conftest import Run, tiny_run  # noqa: F401  a fixture
@@ -123,3 +124,17 @@ def test_an_unknown_key_exits_with_2(tiny_run: Run, tmp_path: Path) -> None:  # 
     flags = [*tiny_run.flags(tmp_path / "out"), "--config", "r.yaml"]
     done = run("train_txt2img_laion400m_trainer.py", flags, tmp_path)
     assert "r.yaml: unknown key 'resolutoin'; did you mean resolution?" in error_line(done, 2)
+
+
+def test_eval_draws_with_learned_tokens(trained: Path, tmp_path: Path) -> None:
+    file, command = tmp_path / "learned_embeds.safetensors", ["--pipeline", str(trained), "--prompt", "a <toy>"]
+    save_embeddings(file, "<toy>", np.full((2, 16), 0.5, np.float32))
+    for output, extra in (("with", ["--embeddings", str(file)]), ("without", [])):
+        done = run("eval.py", [*command, "--num_inference_steps", "2", "--output", f"{output}.png", *extra], tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+    pictures = [np.asarray(Image.open(tmp_path / f"{name}-000.png")) for name in ("with", "without")]
+    assert not np.array_equal(*pictures)
+    wide = tmp_path / "wide.safetensors"
+    save_embeddings(wide, "<toy>", np.zeros((1, 768), np.float32))
+    line = error_line(run("eval.py", [*command, "--embeddings", str(wide)], tmp_path))
+    assert f"{wide}: the embedding of <toy> is [1, 768]" in line

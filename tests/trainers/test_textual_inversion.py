@@ -21,6 +21,7 @@ from ppsd.trainers.running import train
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from tests.images import jpeg_bytes, part_line, write_lines, write_lists
 from tests.trainers.conftest import Run, assert_same_weights, losses, weights
+from tests.trainers.image_folders import write_folder
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 TOKENS = {"placeholder_token": "<toy>", "num_vectors": 2, "initializer_token": "circle"}
@@ -196,6 +197,55 @@ def test_captions_are_templates_or_own_ones_with_the_token(tiny_run: Run, tmp_pa
     assert all("<toy> <toy>_1" in caption for caption in captions)
     assert len(others) > 10
     assert all(re.fullmatch(r"(a|the) .* in the style of <toy> <toy>_1", caption) for caption in others), others
+
+
+def test_pictures_of_a_folder_need_no_captions(tiny_run: Run, tmp_path: Path) -> None:
+    """With cached latents the steps are the same."""
+    folder = write_folder(tmp_path / "images", [(72, 80), (80, 66), (64, 64)])
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    options: dict[str, Any] = {
+        "file_list": None,
+        "train_data_dir": folder,
+        "center_crop": True,
+        "template_file": tmp_path / "own.txt",
+    }
+    (tmp_path / "own.txt").write_text("a {} here\nthere is a {}\n")
+    options |= {"center_crop": True, "dataset_repeats": 4, "num_train_epochs": 2, "max_steps": None}
+    trainer = invert(tiny_run, tmp_path / "a", **options)
+    assert trainer.state.max_steps == 6
+    cached = invert(tiny_run, tmp_path / "b", **options, cache_latents=True)
+    np.testing.assert_allclose(losses(trainer), losses(cached), rtol=1e-4)
+    np.testing.assert_allclose(rows(tmp_path / "a"), rows(tmp_path / "b"), atol=1e-4)
+
+
+def test_a_finished_run_only_writes_its_files_again(tiny_run: Run, tmp_path: Path) -> None:
+    invert(tiny_run, tmp_path, max_steps=2)
+    expected = rows(tmp_path)
+    (tmp_path / "learned_embeds.safetensors").unlink()
+    assert losses(invert(tiny_run, tmp_path, max_steps=2)) == []
+    np.testing.assert_array_equal(rows(tmp_path), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_text_encoder": True, "only_save_updated_model": False}, "--only_save_updated_model False"),
+        ({"learning_rate": 0, "embedding_learning_rate": 1}, "--embedding_learning_rate needs a --learning_rate"),
+        ({"embedding_learning_rate": -1}, "--embedding_learning_rate is -1.0; it must be at least 0"),
+        (
+            {"embedding_learning_rate": 1, "optimizer_type": "Adafactor", "optimizer_args": "relative_step=True"},
+            "relative_step=True: all weights have one step size",
+        ),
+        ({"placeholder_token": None, "num_vectors": None}, "--initializer_token is of new tokens"),
+        ({"train_text_encoder_ti_frac": 0}, "--train_text_encoder_ti_frac is 0.0; it must be above 0"),
+    ],
+)
+def test_what_cannot_work_beside_other_weights_is_refused(
+    tiny_run: Run, tmp_path: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_run.train(tmp_path, **{**TOKENS, **changes})
 
 
 def test_a_token_that_no_caption_has_is_named(tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,6 +44,8 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: SDTrai
     training.check_validation()
     _check_reports(training)
     _check_precision_and_sharding(training)
+    if model.placeholder_token:
+        _check_new_tokens(model, training)
 
 
 def _check_reports(training: SDTrainingArguments) -> None:
@@ -53,6 +55,21 @@ def _check_reports(training: SDTrainingArguments) -> None:
             raise ValueError(f"--report_to {name}: known are {', '.join(packages)} and none")
         if importlib.util.find_spec(packages[name]) is None:
             raise ValueError(f"--report_to {name} needs a package that is not installed: pip install {packages[name]}")
+
+
+def _check_new_tokens(model: ModelArguments, training: SDTrainingArguments) -> None:
+    if model.train_text_encoder and not training.only_save_updated_model:
+        raise ValueError(
+            "--only_save_updated_model False: a checkpoint has no place for a text encoder with the new tokens beside"
+            " the one that is trained; leave the flag out (the exported pipeline has the tokens)"
+        )
+    if model.embedding_learning_rate and not training.learning_rate:
+        raise ValueError("--embedding_learning_rate needs a --learning_rate above 0, whose schedule it follows")
+    if model.embedding_learning_rate and "relative_step=True" in (training.optimizer_args or []):
+        raise ValueError(
+            "--optimizer_args relative_step=True: all weights have one step size; leave it out, or"
+            " --embedding_learning_rate"
+        )
 
 
 def _check_precision_and_sharding(training: SDTrainingArguments) -> None:
@@ -117,6 +134,7 @@ _AT_LEAST = {
     "learning_rate": 0,
     "unet_learning_rate": 0,
     "text_encoder_learning_rate": 0,
+    "embedding_learning_rate": 0,
     "weight_decay": 0,
     "adam_beta1": 0,
     "adam_beta2": 0,
