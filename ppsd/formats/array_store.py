@@ -59,6 +59,7 @@ class ArrayFolder:
     def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self._writing = self.folder / ".writing"
+        self._made: set[Path] = set()
 
     def path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -79,12 +80,13 @@ class ArrayFolder:
             raise ValueError(f"{path}: {error}") from error
 
     def write(self, key: str, array: np.ndarray) -> None:
-        """The file appears whole. It is not flushed to the disk (a hundred times slower): what a power cut leaves of it
+        """The file appears whole. It is not flushed to the disk, which is slow: what a power cut leaves of it
         fails its checksum."""
         path, temporary = self.path(key), self._writing / f"{key}.{secrets.token_hex(4)}"
         with naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writing.mkdir(exist_ok=True)
+            for folder in {path.parent, self._writing} - self._made:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._made.add(folder)
             try:
                 temporary.write_bytes(pack_array(key, array))
                 os.replace(temporary, path)

@@ -25,7 +25,7 @@ import numpy as np
 from ppsd.formats.array_store import ArrayFolder
 
 store = ArrayFolder(sys.argv[1])
-for turn in range(150):
+for turn in range(60):
     for key in range(4):
         store.write(f"{key:032d}", np.full([64, 1024], key, np.float32))
 """
@@ -98,7 +98,7 @@ def test_two_processes_write_what_a_third_reads(tmp_path: Path) -> None:
                 assert (found == key).all()
         time.sleep(0.002)
     assert [writer.wait() for writer in writers] == [0, 0]
-    assert read > 50
+    assert read > 10
     assert sorted(path.name for path in tmp_path.glob("*/*")) == [f"{key:032d}.safetensors" for key in range(4)]
 
 
