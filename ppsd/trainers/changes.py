@@ -27,6 +27,7 @@ HARMLESS = frozenset(
     unet_name_or_path sample_batch_size prior_generation_precision
     """.split()  # noqa: SIM905  a list of words
 )
+_PLACES = ("file_list", "train_data_dir", "dataset_name", "instance_data_dir", "class_data_dir")
 _LAYOUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
 BATCH = "global batch (--per_device_train_batch_size x --gradient_accumulation_steps x devices)"
 
@@ -49,7 +50,7 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any], restart_data: bool
 
     The data itself is compared by its digest when the stream goes on; with `restart_data` only by its name.
     """
-    ignored = set(HARMLESS).union(_LAYOUT, () if restart_data else ("file_list",))
+    ignored = set(HARMLESS).union(_LAYOUT, () if restart_data else _PLACES)
     names = [name for name in now if name in saved and name not in ignored and saved[name] != now[name]]
     return [
         f"{name if name == BATCH else f'--{name}'} was {saved[name]} and is {now[name]}"

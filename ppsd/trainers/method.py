@@ -42,7 +42,7 @@ class Method:
     @classmethod
     def open_data(cls, run: Run, config: StreamConfig) -> list[Any]:
         """The sources of records."""
-        return list(open_sources(config))
+        return list(open_sources(config, run.args.seed))
 
     @classmethod
     def batch_size(cls, run: Run) -> int:

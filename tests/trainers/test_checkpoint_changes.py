@@ -42,6 +42,7 @@ def test_every_harmless_flag_exists() -> None:
         ({"save_steps": 9, "logging_steps": 3, "dataloader_num_workers": 2, "report_to": "visualdl"}, []),
         ({"on_save_error": "continue", "validation_prompts": ["a", "b"], "recompute": True}, []),
         ({"file_list": "other"}, []),
+        ({"file_list": None, "train_data_dir": "other"}, []),
     ],
 )
 def test_flags_that_change_the_result_are_named(tiny_run: Run, tmp_path: Path, flags: dict, said: list[str]) -> None:
