@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +20,8 @@ from ppsd.data.indexed import IndexedSource
 from ppsd.data.sample import SampleMaker
 from ppsd.formats.array_store import ArrayStore
 from ppsd.models.fingerprint import vae_fingerprint
-from ppsd.trainers.latent_cache import NOT_FINITE, AnyRecord, Encoder, Slot, decoded, in_threads
+from ppsd.trainers.folder_cache_encoding import encode_images
+from ppsd.trainers.latent_cache import AnyRecord, Encoder, in_threads
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,15 @@ class LatentFiller:
     ) -> list[tuple[int, Union[Entry, BadRecord]]]:
         """What the records of these indices are; afterwards the store has their latents."""
         entries: dict[int, Union[Entry, BadRecord]] = {}
-        for index, moments in self._encoded(self._missing(source, indices, entries, on_record)):
+        images = self._missing(source, indices, entries, on_record)
+        for index, moments in encode_images(
+            images,
+            self._decode,
+            self._encoder,
+            mirrored=self._config.random_flip,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+        ):
             entry = entries[index]
             assert isinstance(entry, Entry)
             if isinstance(moments, BadRecord):
@@ -127,56 +135,12 @@ class LatentFiller:
         assert isinstance(record, _Sized)
         return self._make_sample(record, 0, record.crop)
 
-    def _encoded(
-        self, images: Iterable[tuple[int, _Sized]]
-    ) -> Iterator[tuple[int, Union[tuple[np.ndarray, ...], BadRecord]]]:
-        """Moments of each image and perhaps of its mirror image, in any order; batches are of one size."""
-        waiting: dict[tuple[int, ...], list[Slot]] = {}
-        flying: deque[Callable[[], list[tuple[int, Any]]]] = deque()
-        for slot in decoded(images, self._decode, self._num_workers, ahead=2 * self._batch_size):
-            if slot.sample is None:
-                assert isinstance(slot.result, BadRecord)
-                yield slot.number, slot.result
-                continue
-            slots = waiting.setdefault(slot.sample.pixels.shape, [])
-            slots.append(slot)
-            if len(slots) == self._batch_size:
-                flying.append(self._start(waiting.pop(slot.sample.pixels.shape)))
-            if len(flying) > 1:
-                yield from flying.popleft()()
-        flying.extend(self._start(slots) for slots in waiting.values())
-        for fetch in flying:
-            yield from fetch()
-
-    def _start(self, slots: list[Slot]) -> Callable[[], list[tuple[int, Any]]]:
-        """Begin to encode; calling the result waits."""
-        samples = [slot.sample for slot in slots if slot.sample is not None]
-        begun = [self._encoder.start(samples)]
-        if self._config.random_flip:
-            begun.append(self._encoder.start([_mirrored(sample) for sample in samples]))
-
-        def fetch() -> list[tuple[int, Any]]:
-            moments = zip(*(fetch()[0] for fetch in begun))
-            return [(slot.number, _checked(found)) for slot, found in zip(slots, moments)]
-
-        return fetch
-
 
 def latent_facts(vae: nn.Layer, config: StreamConfig) -> list[Any]:
     """What the latents of an image depend on beside the image and the size of its crop."""
     tiled = bool(getattr(vae, "use_tiling", False))
     fit = "cover the bucket" if config.enable_bucket else "square, enlarged" if config.upscale_small else "square"
     return [vae_fingerprint(vae), str(vae.dtype), tiled, config.interpolation, config.scaled_jpeg, "center", fit]
-
-
-def _mirrored(sample: Sample) -> Sample:
-    return replace(sample, pixels=np.ascontiguousarray(sample.pixels[..., ::-1]))
-
-
-def _checked(moments: tuple[np.ndarray, ...]) -> Union[tuple[np.ndarray, ...], BadRecord]:
-    if all(np.isfinite(array).all() for array in moments):
-        return moments
-    return BadRecord(NOT_FINITE, "the VAE gives values that are not finite for this image")
 
 
 def _no_tokens(caption: str) -> np.ndarray:
