@@ -73,10 +73,10 @@ def draw_missing(
 def batches(missing: Sequence[int], size: int) -> Iterator[tuple[range, list[int]]]:
     """(Numbers that are drawn together, those of them that are missing). Batch b begins with number b * size.
 
-    Kernels round otherwise in another batch, so what is there already of a batch is drawn again, and not written.
+    Kernels round otherwise in another batch, so batches are always whole; what is not missing of one is not written.
     """
     for batch, numbers in itertools.groupby(missing, lambda number: number // size):
-        yield range(batch * size, min((batch + 1) * size, missing[-1] + 1)), list(numbers)
+        yield range(batch * size, (batch + 1) * size), list(numbers)
 
 
 def file_name(number: int, prompt: str) -> str:

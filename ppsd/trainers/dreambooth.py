@@ -67,10 +67,15 @@ class DreamBoothTrainer(StableDiffusionTrainer):
             folder, prompt = f"{kind}_data_dir", getattr(own, f"{kind}_prompt")
             return folder_source(getattr(own, folder), config, flag=folder, caption=prompt, seed=seed)
 
-        instance = images("instance", config)
+        try:
+            instance = images("instance", config)
+        except ValueError as error:
+            if own.instance_prompt is None and NO_CAPTION in str(error):
+                raise ValueError(f"--instance_prompt is needed where images have no caption; {error}") from error
+            raise
         bare = [where for where, bad in instance.bad if bad.reason == NO_CAPTION]
         if bare:
-            raise ValueError(f"--instance_prompt: {bare[0]} has no caption of its own: say what it shows")
+            raise ValueError(f"--instance_prompt is needed where images have no caption, as {bare[0]}")
         if not own.with_prior_preservation:
             return [instance]
         shown = images("class", replace(config, max_train_samples=own.num_class_images, dataset_repeats=1))

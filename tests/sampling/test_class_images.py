@@ -63,12 +63,12 @@ def test_exactly_as_many_as_are_missing_are_drawn(whole: Path, tmp_path: Path) -
 
 
 def test_pictures_are_those_that_generate_draws(whole: Path) -> None:
-    rows = generate(tiny_pipeline(), [PROMPT] * 5, seed=5, guidance_scale=2.0, num_inference_steps=2, batch_size=2)
-    for number, row in enumerate(rows):
+    rows = generate(tiny_pipeline(), [PROMPT] * 6, seed=5, guidance_scale=2.0, num_inference_steps=2, batch_size=2)
+    for number, row in enumerate(rows[:5]):
         np.testing.assert_array_equal(row, pictures(whole)[file_name(number, PROMPT)])
 
 
-@pytest.mark.parametrize("lost", [[4], [1, 2, 3, 4], [0, 3]])
+@pytest.mark.parametrize("lost", [[4], [1, 2, 3, 4], [0, 2]])
 def test_a_drawing_that_was_broken_off_goes_on_with_the_same_pictures(
     whole: Path, tmp_path: Path, lost: list[int]
 ) -> None:
@@ -119,8 +119,8 @@ def test_processes_share_the_work(whole: Path, tmp_path: Path) -> None:
 
 
 def test_batches_begin_at_the_same_numbers_whatever_is_missing() -> None:
-    assert list(batches([0, 1, 2, 3, 4], 2)) == [(range(0, 2), [0, 1]), (range(2, 4), [2, 3]), (range(4, 5), [4])]
-    assert list(batches([1, 6], 4)) == [(range(0, 4), [1]), (range(4, 7), [6])]
+    assert list(batches([0, 1, 2, 3, 4], 2)) == [(range(0, 2), [0, 1]), (range(2, 4), [2, 3]), (range(4, 6), [4])]
+    assert list(batches([1, 6], 4)) == [(range(0, 4), [1]), (range(4, 8), [6])]
 
 
 def test_a_shorter_batch_size_draws_from_the_same_noise(whole: Path, tmp_path: Path) -> None:

@@ -142,7 +142,11 @@ def test_captions_of_images_come_before_the_prompt(subject: Subject, tmp_path: P
 
 
 def test_a_prompt_is_asked_for_only_where_an_image_has_none(subject: Subject, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--instance_prompt: .*0\.jpg has no caption of its own"):
+    needed = r"--instance_prompt is needed where images have no caption"
+    with pytest.raises(ValueError, match=rf"{needed}(.|\n)*0\.jpg"):
+        subject.train(tmp_path / "out", instance_prompt=None)
+    (subject.instance / "0.txt").write_text("photo 0")
+    with pytest.raises(ValueError, match=rf"{needed}, as .*1\.jpg"):
         subject.train(tmp_path / "out", instance_prompt=None)
     for i in range(3):
         (subject.instance / f"{i}.txt").write_text(f"photo {i}")
