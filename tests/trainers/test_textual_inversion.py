@@ -211,7 +211,7 @@ def test_pictures_of_a_folder_need_no_captions(tiny_run: Run, tmp_path: Path) ->
         "template_file": tmp_path / "own.txt",
     }
     (tmp_path / "own.txt").write_text("a {} here\nthere is a {}\n")
-    options |= {"center_crop": True, "dataset_repeats": 4, "num_train_epochs": 2, "max_steps": None}
+    options |= {"dataset_repeats": 4, "num_train_epochs": 2, "max_steps": None}
     trainer = invert(tiny_run, tmp_path / "a", **options)
     assert trainer.state.max_steps == 6
     cached = invert(tiny_run, tmp_path / "b", **options, cache_latents=True)
