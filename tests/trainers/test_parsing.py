@@ -142,7 +142,6 @@ def test_a_missing_yaml_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         (["--num_inference_steps", "0"], "--num_inference_steps is 0"),
         (["--noise_offset", "nan"], "--noise_offset is nan"),
         (["--seed", "-1"], "--seed is -1"),
-        (["--optim", "adafactor"], "--optim is adafactor; it must be adamw"),
         (["--fp16_opt_level", "O3"], "--fp16_opt_level is O3"),
         (["--report_to", "wandb"], "pip install wandb"),
         (["--report_to", "paper"], "known are visualdl"),
