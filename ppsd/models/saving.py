@@ -21,10 +21,10 @@ from ppsd.formats.safetensors_file import Digest, SafetensorsFile, Spec, TensorS
 _DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 
 
-def weights_file(component: paddle.nn.Layer, variant: Optional[str] = None) -> str:
+def weights_file(component: Optional[paddle.nn.Layer], variant: Optional[str] = None) -> str:
     """The name that the stack looks for, `weights` for a layer of ppsd's own; `variant` as in diffusers ("ema")."""
     stem = "weights"
-    if has_config(component):
+    if component is not None and has_config(component):
         stem = "diffusion_paddle_model" if isinstance(component, ModelMixin) else "model"
     return f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from ppsd.sampling.compare import Candidate
+from ppsd.interop.added_embeddings import add_files
+from ppsd.models.bundle import Bundle
+from ppsd.models.saving import weights_file
+from ppsd.sampling.compare import OTHER_PARTS, Candidate
 from ppsd.trainers.checkpoint import find_checkpoints
 from ppsd.trainers.exporting import INDEX
 from ppsd.trainers.manifest import COMPLETE, read_manifest
@@ -88,3 +91,13 @@ def _of_checkpoint(folder: Path, label: str, beginning: Candidate, ema: bool) ->
     }
     rows = [Candidate(label, **common)]
     return [*rows, Candidate(f"{label} (EMA)", averaged=averaged[0], **common)] if ema and averaged else rows
+
+
+def _add_embeddings(bundle: Bundle, candidate: Candidate) -> None:
+    """The new tokens of a checkpoint."""
+    assert candidate.checkpoint is not None
+    variant = "ema" if candidate.averaged == "embeddings" else None
+    add_files(bundle, [candidate.checkpoint / "embeddings" / weights_file(None, variant)])
+
+
+OTHER_PARTS["embeddings"] = _add_embeddings

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
@@ -152,3 +153,15 @@ def test_parts_that_nobody_can_add_are_named(tiny_run: Run) -> None:  # noqa: F8
     candidate = Candidate("x", str(tiny_run.pipeline), checkpoint=Path("c"), parts=("adapters",))
     with pytest.raises(ValueError, match="c: adapters cannot be drawn with"):
         load_candidate(candidate)
+
+
+def test_checkpoints_of_new_tokens_are_drawn_with_them(tiny_run: Run, tmp_path: Path) -> None:  # noqa: F811
+    flags = {"placeholder_token": "<toy>", "initializer_token": "red", "num_vectors": 2, "use_ema": True}
+    trainer = tiny_run.train(tmp_path, max_steps=1, unet_name_or_path=None, **flags)
+    row, averaged = find_candidates([str(tmp_path)], None, base=False, ema=True)
+    assert row.parts == ("embeddings", "unet")
+    assert averaged.averaged == "unet"
+    pipe = load_candidate(row)
+    ids = pipe.tokenizer("<toy>")["input_ids"][1:-1]
+    found = pipe.text_encoder.text_model.embeddings.token_embedding(paddle.to_tensor(ids)).numpy()
+    np.testing.assert_array_equal(found[0], next(iter(trainer.step.trained["embeddings"].parameters())).numpy()[0])
