@@ -21,7 +21,7 @@ IMAGES = 500
 
 
 def main() -> None:
-    args = parser(__doc__, max_steps=600, learning_rate=1e-3).parse_args()
+    args = parser(__doc__, max_steps=1300, learning_rate=2e-3).parse_args()
     require_base(args.base)
     data = make_data("stripes", IMAGES, args.output / "stripes")
     run = args.output / "style"
