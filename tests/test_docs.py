@@ -19,30 +19,73 @@ from typing import Any, Callable, Optional
 import pytest
 
 from ppsd.trainers import arguments, exit_codes, nan_guard, signals
-from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
-from ppsd.trainers.parsing import parse_arguments
+from ppsd.trainers.arguments import check_arguments
+from ppsd.trainers.arguments.cache import CacheArguments
+from ppsd.trainers.arguments.captions import CaptionArguments
+from ppsd.trainers.arguments.data import DataArguments
+from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
+from ppsd.trainers.arguments.folder import FolderArguments
+from ppsd.trainers.arguments.model import ModelArguments
+from ppsd.trainers.arguments.optimizers import OptimizerArguments
+from ppsd.trainers.arguments.placeholder import PlaceholderArguments
+from ppsd.trainers.arguments.text import TextArguments
+from ppsd.trainers.arguments.training import SDTrainingArguments
+from ppsd.trainers.arguments.validation import ValidationArguments
+from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.parsing import ALIASES, ELSEWHERE, parse_run
+from ppsd.trainers.run import Run
+from ppsd.trainers.textual_inversion import TextualInversionArguments, TextualInversionTrainer
+from ppsd.trainers.trainer import StableDiffusionTrainer
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 EXAMPLES = "examples/stable_diffusion"
 NEVER_LOSE = (ROOT / EXAMPLES / "NEVER_LOSE_A_STEP.md", ROOT / EXAMPLES / "NEVER_LOSE_A_STEP_zh.md")
-PAGES = ((ENGLISH, CHINESE), (ROOT / "tools/README.md", ROOT / "tools/README_zh.md"), NEVER_LOSE)
+FLAG_PAGES = (ROOT / "examples/FLAGS.md", ROOT / "examples/FLAGS_zh.md")
+TOOL_PAGES = (ROOT / "tools/README.md", ROOT / "tools/README_zh.md")
+SHARED = (ROOT / "examples/README.md", ROOT / "examples/README_zh.md")
+PAGES = ((ENGLISH, CHINESE), SHARED, FLAG_PAGES, TOOL_PAGES, NEVER_LOSE)
 NOTEBOOK = ROOT / EXAMPLES / "ai_studio.ipynb"
 TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
+METHODS = {
+    TRAINER: StableDiffusionTrainer,
+    "examples/text_to_image/train_text_to_image.py": StableDiffusionTrainer,
+    "examples/dreambooth/train_dreambooth.py": DreamBoothTrainer,
+    "examples/textual_inversion/train_textual_inversion.py": TextualInversionTrainer,
+}
+TABLES = {  # section of FLAGS.md, and the dataclass whose own fields it has
+    "Model and loss": ModelArguments,
+    "Text": TextArguments,
+    "New tokens": PlaceholderArguments,
+    "Which data": FolderArguments,
+    "Captions": CaptionArguments,
+    "Reading, cropping, buckets": DataArguments,
+    "Caching": CacheArguments,
+    "Training": SDTrainingArguments,
+    "Optimizer and memory": OptimizerArguments,
+    "Previews, held-out loss, saving by epochs": ValidationArguments,
+    "DreamBooth": DreamBoothArguments,
+    "Textual inversion": TextualInversionArguments,
+}
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
     "tools/cache_latents.py": "parse_args",
     "tools/compare_checkpoints.py": "parse_args",
     "tools/convert_dataset.py": "parse_args",
+    "tools/convert_to_diffusers.py": "parse_args",
     "tools/create_pretraining_data.py": "parse_args",
     "tools/inspect_data.py": "parse_args",
     "tools/make_demo_data.py": "parse_args",
     "tools/make_demo_model.py": "parse_args",
+    "tools/plan_memory.py": "main",
     "tests/benchmarks/prompt_accuracy.py": "parse_args",
 }
 CHECKS = {"tests/chaos/__main__.py": "parse", "tests/benchmarks/resume_time.py": "parse_args"}  # flags in their --help
-ARGUMENTS = (ModelArguments, DataArguments, SDTrainingArguments)
-OTHER_PROGRAMS = {"visualdl --logdir": {"--logdir"}, "timeout --preserve-status": {"--preserve"}}
+OTHER_PROGRAMS = {
+    "visualdl --logdir": {"--logdir"},
+    "timeout --preserve-status": {"--preserve"},
+    "a file of prompts": {f"--{letter}" for letter in "nwhdls"},
+}
 
 NOT_OF_PPSD = (".", "cmp", "diff", "export", "visualdl")
 
@@ -56,6 +99,7 @@ def named(file: Path) -> str:
 
 
 both_readmes = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
+both_flag_pages = pytest.mark.parametrize("page", FLAG_PAGES, ids=["en", "zh"])
 every_page = pytest.mark.parametrize("page", [page for pair in PAGES for page in pair], ids=named)
 every_pair = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=named)
 
@@ -84,8 +128,13 @@ def sections(readme: Path) -> list[str]:
 
 
 def section(title: str) -> str:
-    """The English text below a heading."""
-    return sections(ENGLISH)[[name for _, name in headings(ENGLISH)].index(title)]
+    """The English text below a heading of the flags."""
+    return sections(FLAG_PAGES[0])[[name for _, name in headings(FLAG_PAGES[0])].index(title)]
+
+
+def first_cells(title: str) -> list[str]:
+    """Of the rows about flags of a table of the flags."""
+    return [line.split("|")[1] for line in section(title).splitlines() if line.startswith("| `--")]
 
 
 def spans(text: str) -> list[str]:
@@ -104,10 +153,11 @@ def notebook_cells(kind: str) -> list[str]:
 
 @functools.cache
 def trainer_flags() -> set[str]:
-    """Those that `--help` of the trainer lists."""
+    """Those that `--help` of the training scripts lists."""
     out = io.StringIO()
-    with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
-        parse_arguments(ARGUMENTS, ["--help"])
+    for method in METHODS.values():
+        with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
+            parse_run(method.own_arguments, ["--help"])
     return set(FLAG.findall(out.getvalue())) - {"--help"}
 
 
@@ -137,7 +187,7 @@ def parser_of(script: str) -> Callable[[], Any]:
 
 
 def known_flags() -> set[str]:
-    found = {"--help"} | trainer_flags() | launcher_flags()
+    found = {"--help", "--mixed_precision"} | trainer_flags() | launcher_flags() | {f"--{name}" for name in ALIASES}
     return found.union(*map(tool_flags, [*TOOLS, *CHECKS]), *OTHER_PROGRAMS.values())
 
 
@@ -161,84 +211,101 @@ def split_command(words: list[str]) -> tuple[str, list[str], list[str]]:
         return "", [], []
     for launcher in ("paddle.distributed.launch", "ppsd.launch"):
         if launcher in words:
-            place = next(i for i, word in enumerate(words) if word in (TRAINER, *TOOLS))
+            place = next(i for i, word in enumerate(words) if word in (*METHODS, *TOOLS))
             return words[place], words[words.index(launcher) + 1 : place], words[place + 1 :]
     if words[:2] == ["python", "-m"]:
         module = ROOT / words[2].replace(".", "/")
         return named(module / "__main__.py" if module.is_dir() else module.with_suffix(".py")), [], words[3:]
     script, rest = words[1], words[2:]
-    if not script.startswith(f"{EXAMPLES}/train"):
+    trainer = next((name for name in METHODS if script.startswith(f"{Path(name).parent}/train")), None)
+    if trainer is None or script == trainer:
         return script, [], rest
     options, flags = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else ([], rest)
     assert not options or script.startswith(f"{EXAMPLES}/train_multi_"), f"{script} takes no launch options"
-    return TRAINER, options, flags
+    return trainer, options, flags
 
 
-def trainer_commands() -> list[list[str]]:
+def trainer_commands() -> list[tuple[str, list[str]]]:
+    """Script and flags."""
     split = [split_command(words) for words in commands()]
-    return [flags for script, _, flags in split if script == TRAINER and flags and flags != ["--help"]]
+    return [(script, flags) for script, _, flags in split if script in METHODS and flags and flags != ["--help"]]
 
 
-@both_readmes
-def test_every_flag_of_the_trainer_is_named(readme: Path) -> None:
-    assert len(trainer_flags()) > 80
-    assert trainer_flags() - set(FLAG.findall(text_of(readme))) == set()
+def parsed(script: str, flags: Sequence[str]) -> Run:
+    """The flags, checked as far as that is possible without the data."""
+    method = METHODS[script]
+    run = parse_run(method.own_arguments, flags, method.defaults)
+    run.args.bf16 = False  # there need not be a GPU here
+    check_arguments(run.model, run.data, run.args)
+    method.check(run)
+    return run
 
 
-@both_readmes
-def test_every_flag_of_the_tools_is_named(readme: Path) -> None:
-    assert set().union(*map(tool_flags, TOOLS)) - set(FLAG.findall(text_of(readme))) == set()
+@both_flag_pages
+def test_every_flag_of_the_trainers_is_named(page: Path) -> None:
+    assert len(trainer_flags()) > 150
+    assert trainer_flags() - set(FLAG.findall(text_of(page))) == set()
+
+
+@both_flag_pages
+def test_every_flag_of_the_tools_is_named(page: Path) -> None:
+    assert set().union(*map(tool_flags, TOOLS)) - set(FLAG.findall(text_of(page))) == set()
 
 
 @every_page
 def test_every_flag_named_exists(page: Path) -> None:
-    refused = {f"--{name}" for name in arguments.MEANINGLESS}
+    refused = {f"--{name}" for name in (*arguments.MEANINGLESS, *ELSEWHERE)}
     assert set(FLAG.findall(text_of(page))) - known_flags() - refused == set()
 
 
-@pytest.mark.parametrize(
-    ("title", "kind"),
-    [
-        ("Model and loss", ModelArguments),
-        ("Data", DataArguments),
-        ("Training: flags of ppsd", SDTrainingArguments),
-    ],
-)
+@pytest.mark.parametrize(("title", "kind"), TABLES.items(), ids=map(slug, TABLES))
 def test_each_table_has_the_flags_of_its_dataclass(title: str, kind: Any) -> None:
-    ours = {name for cls in kind.__mro__ if cls.__module__.startswith("ppsd.") for name in cls.__annotations__}
-    own = {f"--{f.name}" for f in fields(kind) if f.name in ours}
-    table = [line.split("|")[1] for line in section(title).splitlines() if line.startswith("| `--")]
-    named = {flag for cell in table for flag in FLAG.findall(cell)}
+    own = {f"--{f.name}" for f in fields(kind) if f.name in kind.__annotations__}
+    named = {flag for cell in first_cells(title) for flag in FLAG.findall(cell)}
     assert {flag for flag in named if not flag.startswith("--no_")} - {"--config"} == own
 
 
-def test_what_is_refused_is_what_the_readme_says() -> None:
-    refused = section("Training: other flags of paddlenlp").strip().split("\n\n")[-1]
+@pytest.mark.parametrize(
+    ("title", "names"),
+    [("Other flags of paddlenlp", arguments.MEANINGLESS), ("Flags of other scripts", ELSEWHERE)],
+    ids=["paddlenlp", "others"],
+)
+def test_what_is_refused_is_what_the_page_says(title: str, names: Sequence[str]) -> None:
+    refused = section(title).strip().split("\n\n")[-1]
     assert refused.startswith("Refused")
-    meaningless = {f"--{name}" for name in arguments.MEANINGLESS}
-    assert set(FLAG.findall(refused)) == meaningless
+    listed = refused if title.endswith("paddlenlp") else refused.split("): ")[1]
+    assert set(FLAG.findall(listed)) == {f"--{name}" for name in names}
 
 
-@every_page
-def test_environment_variables_are_those_of_the_code(page: Path) -> None:
+def test_the_table_of_other_scripts_is_that_of_the_parser() -> None:
+    rows = [line.split("|")[1:3] for line in section("Flags of other scripts").splitlines() if line.startswith("| `--")]
+    table: dict[str, str] = {}
+    for theirs, ours in (map(FLAG.findall, row) for row in rows):
+        table.update(zip(theirs, ours if len(ours) == len(theirs) else ours * len(theirs)))
+    assert table.pop("--mixed_precision") == "--bf16"
+    assert table == {f"--{theirs}": f"--{ours}" for theirs, ours in ALIASES.items()}
+
+
+def test_environment_variables_are_those_of_the_code() -> None:
     code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
-    shown = set(re.findall(r"\b(?:FLAG|AWS|FSSPEC)_[A-Z0-9_]*[A-Z]", text_of(page)))
-    assert len(shown) >= 1
+    pages = "".join(text_of(page) for pair in PAGES for page in pair)
+    shown = set(re.findall(r"\b(?:FLAG|AWS|FSSPEC)_[A-Z0-9_]*[A-Z]", pages))
+    assert len(shown) > 10
     assert {name for name in shown if name not in code} == set()
 
 
-@both_readmes
-def test_variables_of_the_recipe_are_named(readme: Path) -> None:
-    assert {name for name in arguments.RECIPE_VARIABLES if f"`{name}`" not in text_of(readme)} == set()
+@both_flag_pages
+def test_variables_of_the_recipe_are_named(page: Path) -> None:
+    assert {name for name in arguments.RECIPE_VARIABLES if f"`{name}`" not in text_of(page)} == set()
 
 
-@both_readmes
-def test_every_reason_for_skipping_is_named(readme: Path) -> None:
+@pytest.mark.parametrize("page", TOOL_PAGES, ids=["en", "zh"])
+def test_every_reason_for_skipping_is_named(page: Path) -> None:
     code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
     constants = dict(re.findall(r'^([A-Z][A-Z0-9_]+) = "([a-zA-Z0-9 ]+)"$', code, flags=re.MULTILINE))
     reasons = {text for name, text in constants.items() if re.search(rf"(?:BadRecord|BadTar|\.add)\({name}\b", code)}
     assert len(reasons) > 35
-    assert reasons - set(spans(text_of(readme))) == set()
+    assert reasons - set(spans(text_of(page))) == set()
 
 
 def test_commands_for_the_tools_parse() -> None:
@@ -248,7 +315,7 @@ def test_commands_for_the_tools_parse() -> None:
     for script, flags in tools:
         read_command_line(script, flags)
     others = {script for script, _, _ in shown} - {*TOOLS, *CHECKS}
-    assert others == {"", TRAINER, "tests/run.sh", "tests/benchmarks/data_pipeline.py"}
+    assert others == {"", *METHODS, "tests/run.sh", "tests/benchmarks/data_pipeline.py"}
 
 
 def test_launch_options_exist() -> None:
@@ -262,17 +329,15 @@ def test_commands_for_the_trainer_parse(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(ROOT)
     recipe = tmp_path / "photos.yaml"
     recipe.write_text(next(body for language, body in code_blocks(ENGLISH) if language == "yaml"), encoding="utf-8")
-    assert len(trainer_commands()) > 10
-    for flags in trainer_commands():
-        model, data, training = parse_arguments(ARGUMENTS, [str(recipe) if w == recipe.name else w for w in flags])
-        training.bf16 = False  # there need not be a GPU here
-        check_arguments(model, data, training)
+    assert len(trainer_commands()) > 20
+    for script, flags in trainer_commands():
+        parsed(script, [str(recipe) if word == recipe.name else word for word in flags])
 
 
 @pytest.mark.parametrize("file", [*(page for pair in PAGES for page in pair), NOTEBOOK], ids=named)
 def test_repository_paths_exist(file: Path) -> None:
     paths = set(REPOSITORY_PATH.findall(text_of(file)))
-    assert paths >= {f"{EXAMPLES}/train.sh", "tools/create_pretraining_data.py"}
+    assert len(paths) > 3
     assert {path for path in paths if not (ROOT / path).exists()} == set()
 
 

@@ -22,7 +22,7 @@ class OptimizerArguments:
     )
     optimizer_args: Optional[list[str]] = flag(
         None,
-        "key=value ..., e.g. betas=0.9,0.99 weight_decay=0.01; they go before --weight_decay and --adam_*.",
+        "key=value ..., e.g. betas=0.9,0.99 weight_decay=0.01; they come before --weight_decay and the flags of AdamW.",
     )
     optim: str = flag("adamw", "paddlenlp's name of --optimizer_type.")
     use_8bit_adam: bool = flag(False, "diffusers' name of --optimizer_type AdamW8bit.")
