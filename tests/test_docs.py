@@ -44,7 +44,11 @@ NEVER_LOSE = (ROOT / EXAMPLES / "NEVER_LOSE_A_STEP.md", ROOT / EXAMPLES / "NEVER
 FLAG_PAGES = (ROOT / "examples/FLAGS.md", ROOT / "examples/FLAGS_zh.md")
 TOOL_PAGES = (ROOT / "tools/README.md", ROOT / "tools/README_zh.md")
 SHARED = (ROOT / "examples/README.md", ROOT / "examples/README_zh.md")
-PAGES = ((ENGLISH, CHINESE), SHARED, FLAG_PAGES, TOOL_PAGES, NEVER_LOSE)
+METHOD_PAGES = tuple(
+    (ROOT / f"examples/{name}/README.md", ROOT / f"examples/{name}/README_zh.md")
+    for name in ("text_to_image", "dreambooth", "textual_inversion")
+)
+PAGES = ((ENGLISH, CHINESE), SHARED, FLAG_PAGES, *METHOD_PAGES, TOOL_PAGES, NEVER_LOSE)
 NOTEBOOK = ROOT / EXAMPLES / "ai_studio.ipynb"
 TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
 METHODS = {
@@ -343,7 +347,7 @@ def test_repository_paths_exist(file: Path) -> None:
 
 @every_page
 def test_local_links_resolve(page: Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    links = re.findall(r"\]\((?!https://)([^)\s]+)\)", prose(page))
     assert len(links) > 3
     for link in links:
         path, _, anchor = link.partition("#")

@@ -13,17 +13,17 @@ class CacheArguments:
     cache_latents: bool = flag(
         False,
         "Encode the images of a folder or data set once, before training, and keep the latents in memory. Crops are"
-        " central; --random_flip acts as ever.",
+        " central; --random_flip works as always.",
     )
     cache_latents_to_disk: bool = flag(
         False,
-        "Keep them in files, which later runs use: those of images that have changed, and of another VAE or size, are"
-        " made anew.",
+        "Keep them in files that later runs use; images that have changed, and those for another VAE or size, are"
+        " encoded anew.",
     )
     latents_cache_dir: Optional[str] = flag(
         None, "Folder of these files, which runs and machines may share. Default: `cache` in --output_dir."
     )
-    vae_batch_size: int = flag(4, "Images that are encoded at a time for --cache_latents.")
+    vae_batch_size: int = flag(4, "Images that --cache_latents encodes at a time.")
     cache_text_encoder_outputs: bool = flag(
         False, "Encode each caption once, before training, where the text encoder is not trained."
     )

@@ -16,13 +16,15 @@ class DreamBoothArguments:
     """The flags of diffusers' script that are DreamBooth's own."""
 
     instance_data_dir: Optional[str] = flag(
-        None, "Folder of images of the subject: metadata.jsonl or .csv, IMAGE.txt or .caption, or folders `10_sks dog`."
+        None, "Folder of images of the subject, with captions as in --train_data_dir, or with --instance_prompt."
     )
     instance_prompt: Optional[str] = flag(None, 'Caption of images that have none, e.g. "a photo of sks dog".')
     with_prior_preservation: bool = flag(False, "Train on as many images of the class in every step.")
-    class_data_dir: Optional[str] = flag(None, "Folder of images of the class; what it lacks is drawn before training.")
-    class_prompt: Optional[str] = flag(None, 'What to draw them by, and their caption, e.g. "a photo of dog".')
-    prior_loss_weight: float = flag(1.0, "Of the class images' loss; that of the instance images weighs 1.")
+    class_data_dir: Optional[str] = flag(None, "Folder of images of the class; missing ones are drawn before training.")
+    class_prompt: Optional[str] = flag(
+        None, 'Prompt that class images are drawn from, and their caption, e.g. "a photo of dog".'
+    )
+    prior_loss_weight: float = flag(1.0, "Weight of the class images' loss; that of the instance images weighs 1.")
     num_class_images: int = flag(100, "Images of the class to train on.")
     sample_batch_size: int = flag(4, "Class images drawn at once.")
     prior_generation_precision: Optional[str] = flag(

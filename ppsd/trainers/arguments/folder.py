@@ -16,19 +16,19 @@ class FolderArguments:
         None, f"A .filelist.list (filelists, optionally weighted) or one .filelist. Default: {DEFAULT_LIST}"
     )
     train_data_dir: Optional[str] = flag(
-        None, "Folder of images: metadata.jsonl or .csv, captions in IMAGE.txt or .caption, or folders `10_a dog`."
+        None, "Folder of images with metadata.jsonl or .csv, captions in IMAGE.txt or .caption, or folders `10_a dog`."
     )
     dataset_name: Optional[str] = flag(
         None, "Folder of a Hugging Face data set (save_to_disk or downloaded), or a .parquet or .arrow file."
     )
     dataset_config_name: Optional[str] = flag(None, "Which of the configurations that its README.md names.")
     dataset_repeats: int = flag(1, "How often an epoch has each image of a folder, besides what `10_a dog` says.")
-    max_train_samples: Optional[int] = flag(None, "Use so many images of the folder or data set, chosen by the seed.")
+    max_train_samples: Optional[int] = flag(None, "Use only so many images of the folder or data set; --seed chooses.")
     color_jitter: float = flag(
         0.0, "Random brightness, contrast and saturation: up to this share more or less; hue: a quarter of it."
     )
     upscale_small: Optional[bool] = flag(
-        None, "Enlarge images that are smaller than --resolution. Default: those of folders and data sets."
+        None, "Enlarge images that are smaller than --resolution. Default: only those of folders and data sets."
     )
 
     def __post_init__(self) -> None:

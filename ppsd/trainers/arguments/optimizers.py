@@ -24,8 +24,8 @@ class OptimizerArguments:
         None,
         "key=value ..., e.g. betas=0.9,0.99 weight_decay=0.01; they come before --weight_decay and the flags of AdamW.",
     )
-    optim: str = flag("adamw", "paddlenlp's name of --optimizer_type.")
-    use_8bit_adam: bool = flag(False, "diffusers' name of --optimizer_type AdamW8bit.")
+    optim: str = flag("adamw", "paddlenlp's name for --optimizer_type.")
+    use_8bit_adam: bool = flag(False, "diffusers' name for --optimizer_type AdamW8bit.")
     vae_slicing: bool = flag(False, "The VAE takes one picture at a time, in training, caches and previews.")
     vae_tiling: bool = flag(
         False,
@@ -33,8 +33,8 @@ class OptimizerArguments:
     )
     frozen_dtype: str = flag(
         "float32",
-        "Of the VAE and of a text encoder that is not trained: float32, or bfloat16 with --bf16, float16 with --fp16"
-        " (diffusers' weight_dtype). Exports keep float32.",
+        "Data type of the VAE and of a text encoder that is not trained: float32, or bfloat16 with --bf16, float16 with"
+        " --fp16 (diffusers' weight_dtype). Exports keep float32.",
     )
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ class PlaceholderArguments:
     """Flags of new tokens whose embeddings are trained: alone (textual inversion), or beside other weights."""
 
     placeholder_token: Optional[list[str]] = flag(
-        None, "New tokens to learn, e.g. '<toy>'; with other weights that are trained, too, this is pivotal tuning."
+        None, "New tokens to learn, e.g. '<toy>'; pivotal tuning where other weights are trained, too."
     )
     initializer_token: Optional[list[str]] = flag(
         None,
@@ -20,9 +20,10 @@ class PlaceholderArguments:
         " begin as one each in turn. Default: random.",
     )
     num_vectors: Optional[list[int]] = flag(
-        None, "Vectors of each new token, one number for each or one for all; <toy> means all of its. Default: 1."
+        None,
+        "Vectors of each new token, one number for each or one for all; <toy> in a caption is all of them. Default: 1.",
     )
-    embedding_learning_rate: Optional[float] = flag(None, "Of the new tokens. Default: --learning_rate.")
+    embedding_learning_rate: Optional[float] = flag(None, "Learning rate of the new tokens. Default: --learning_rate.")
     train_text_encoder_ti_frac: float = flag(
         1.0, "Share of the steps in which new tokens are trained; then they stay, and the rest is trained on."
     )
@@ -40,6 +41,8 @@ class PlaceholderArguments:
             for name in ("initializer_token", "num_vectors", "embedding_learning_rate"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"--{name} is of new tokens: name them with --placeholder_token")
+            if self.train_text_encoder_ti_frac != 1:
+                raise ValueError("--train_text_encoder_ti_frac is of new tokens: name them with --placeholder_token")
         for token in self.placeholder_token or []:
             check_token(token)
         if len(set(self.placeholder_token or [])) != len(self.placeholder_token or []):

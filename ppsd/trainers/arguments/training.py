@@ -40,15 +40,22 @@ class SDTrainingArguments(OptimizerArguments, ValidationArguments, TrainingArgum
     ignore_data_skip: bool = flag(False, "When continuing: start the data over instead of where it stopped.")
     disable_tqdm: bool = flag(False, "No progress bar.")
     device: Optional[str] = flag(None, "gpu, cpu, npu, xpu ... Default: a GPU where paddle has one, else the CPU.")
-    report_to: Optional[list[str]] = flag(["visualdl"], "Where scalars and pictures go: visualdl, or none.")
-    use_ema: bool = flag(False, "Keep an average of the UNet's weights, for previews and the exported pipeline.")
+    report_to: Optional[list[str]] = flag(
+        ["visualdl"], "Where the log goes: visualdl (with pictures), tensorboard, wandb, or none."
+    )
+    use_ema: bool = flag(
+        False,
+        "Keep an average of the trained weights (of the UNet, or of new tokens alone), for previews and the export.",
+    )
     ema_decay: float = flag(0.9999, "Decay of the average (it warms up from 0.18).")
     enable_xformers_memory_efficient_attention: bool = flag(False, "Paddle's memory-efficient attention (GPU).")
     fused_linear: bool = flag(False, "Use paddle.incubate.nn.FusedLinear for every linear layer (GPU).")
     on_save_error: str = flag("stop", "A checkpoint that cannot be written: stop, or continue (tried again later).")
     only_save_updated_model: bool = flag(True, "Checkpoints hold only trained weights; False: the whole pipeline.")
     unet_learning_rate: Optional[float] = flag(None, "Learning rate of the UNet. Default: --learning_rate.")
-    text_encoder_learning_rate: Optional[float] = flag(None, "Of the text encoder. Default: --learning_rate.")
+    text_encoder_learning_rate: Optional[float] = flag(
+        None, "Learning rate of the text encoder. Default: --learning_rate."
+    )
     on_nan: str = flag(
         "stop", "At a NaN or infinite loss or gradient: stop, or skip the update (10 in a row stop); names the records."
     )
@@ -63,12 +70,14 @@ class SDTrainingArguments(OptimizerArguments, ValidationArguments, TrainingArgum
             self.device = paddle.get_device().split(":")[0]
         self.asked_sharding = str(self.sharding).split()  # the base forgets it where there is one process
         super().__post_init__()
+        self.asked_learning_rate = self.learning_rate
         if self.unet_learning_rate is None:
             self.unet_learning_rate = self.learning_rate
         if self.text_encoder_learning_rate is None:
             self.text_encoder_learning_rate = self.learning_rate
         # the rate that the scheduler schedules and the log shows
-        self.learning_rate: float = self.unet_learning_rate or self.text_encoder_learning_rate
+        rates = (self.unet_learning_rate, self.text_encoder_learning_rate, self.asked_learning_rate)
+        self.learning_rate: float = next(filter(None, rates), 0.0)
         self.restart_data = self.ignore_data_skip
         self.ignore_data_skip = True  # the base must not drain batches: ppsd's stream goes on at its own position
 

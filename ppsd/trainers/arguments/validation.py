@@ -22,7 +22,7 @@ class ValidationArguments:
     validation_split: float = flag(
         0.0, "Share of the records that is never trained on. Their loss tells over-fitting from noise."
     )
-    max_validation_samples: int = flag(64, "Of these records so many are measured, each at 4 timesteps or more.")
+    max_validation_samples: int = flag(64, "So many of these records are measured, each at 4 timesteps or more.")
     image_logging_steps: Optional[int] = flag(
         None, "Previews alone: every so many steps; -1 never. kohya's sample_every_n_steps."
     )
