@@ -1,11 +1,13 @@
 #!/bin/sh
 # Train on one device.
+#   sh train.sh                 the offline demo: the demo's model learns what a "sks circle" is, from 5 pictures
 #   sh train.sh --flag ...      the trainer with exactly these flags (sh train.sh --help lists them)
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-if [ "$#" -eq 0 ]; then
-    echo "train.sh: give the trainer's flags; $root/examples/dreambooth/README.md has commands to begin with" >&2
-    exit 2
-fi
 . "$root/tools/environment.sh"
-exec "$python" "$root/examples/dreambooth/train_dreambooth.py" "$@" # in place of the shell, so that signals reach it
+method=dreambooth
+. "$root/examples/demo_methods.sh"
+prepare_demo ring 5
+train_demo --instance_data_dir "$demo/data" --class_data_dir "$demo/class_images"
+draw_demo "a sks circle" "a sks circle on a white background" "a sks circle on a green background" \
+    "a purple circle on a white background" "a red circle on a blue background" "a blue circle on a red background"

@@ -1,11 +1,14 @@
 #!/bin/sh
 # Train on one device.
+#   sh train.sh                 the offline demo: the demo's model learns to draw striped shapes
 #   sh train.sh --flag ...      the trainer with exactly these flags (sh train.sh --help lists them)
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-if [ "$#" -eq 0 ]; then
-    echo "train.sh: give the trainer's flags; $root/examples/text_to_image/README.md has commands to begin with" >&2
-    exit 2
-fi
 . "$root/tools/environment.sh"
-exec "$python" "$root/examples/text_to_image/train_text_to_image.py" "$@" # in place of the shell, so that signals reach it
+method=text_to_image
+. "$root/examples/demo_methods.sh"
+prepare_demo stripes 500
+train_demo --train_data_dir "$demo/data"
+draw_demo "a red circle on a blue background" "a blue circle on a red background" \
+    "a yellow square on a green background" "a green square on a yellow background" \
+    "a white triangle on a black background" "a black triangle on a white background"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,19 +47,3 @@ def test_flags_and_links_exist(page: str) -> None:
     assert set(re.findall(r"`--([a-z0-9_]+)", prose)) <= known
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (file.parent / link).exists(), link
-
-
-@every_method
-def test_the_script_passes_flags_on_and_asks_for_some(name: str, tmp_path: Path) -> None:
-    script = ROOT / "examples" / name / "train.sh"
-    python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')  # also answers that it has ppsd
-    python.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    (tmp_path / "python").symlink_to(python)
-    done = subprocess.run(
-        ["sh", str(script), "--instance_prompt", "a b"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-3:] == [f"{script.parent}/train_{name}.py", "--instance_prompt", "a b"]
-    none = subprocess.run(["sh", str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (none.returncode, "README.md" in none.stderr) == (2, True)
