@@ -2,258 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 import json
 import re
-import runpy
-import shlex
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Optional
 
 import pytest
 
 from ppsd.trainers import arguments, exit_codes, nan_guard, signals
-from ppsd.trainers.arguments import check_arguments
-from ppsd.trainers.arguments.cache import CacheArguments
-from ppsd.trainers.arguments.captions import CaptionArguments
-from ppsd.trainers.arguments.data import DataArguments
-from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
-from ppsd.trainers.arguments.folder import FolderArguments
-from ppsd.trainers.arguments.model import ModelArguments
-from ppsd.trainers.arguments.optimizers import OptimizerArguments
-from ppsd.trainers.arguments.placeholder import PlaceholderArguments
-from ppsd.trainers.arguments.text import TextArguments
-from ppsd.trainers.arguments.training import SDTrainingArguments
-from ppsd.trainers.arguments.validation import ValidationArguments
-from ppsd.trainers.dreambooth import DreamBoothTrainer
-from ppsd.trainers.parsing import ALIASES, ELSEWHERE, parse_run
-from ppsd.trainers.run import Run
-from ppsd.trainers.textual_inversion import TextualInversionArguments, TextualInversionTrainer
-from ppsd.trainers.trainer import StableDiffusionTrainer
-
-ROOT = Path(__file__).parents[1]
-ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
-EXAMPLES = "examples/stable_diffusion"
-NEVER_LOSE = (ROOT / EXAMPLES / "NEVER_LOSE_A_STEP.md", ROOT / EXAMPLES / "NEVER_LOSE_A_STEP_zh.md")
-FLAG_PAGES = (ROOT / "examples/FLAGS.md", ROOT / "examples/FLAGS_zh.md")
-TOOL_PAGES = (ROOT / "tools/README.md", ROOT / "tools/README_zh.md")
-SHARED = (ROOT / "examples/README.md", ROOT / "examples/README_zh.md")
-METHOD_PAGES = tuple(
-    (ROOT / f"examples/{name}/README.md", ROOT / f"examples/{name}/README_zh.md")
-    for name in ("text_to_image", "dreambooth", "textual_inversion")
+from ppsd.trainers.parsing import ELSEWHERE
+from tests.commands import (
+    CHECKS,
+    METHODS,
+    TOOLS,
+    commands,
+    known_flags,
+    launcher_flags,
+    parsed,
+    read_command_line,
+    split_command,
+    trainer_commands,
 )
-PAGES = ((ENGLISH, CHINESE), SHARED, FLAG_PAGES, *METHOD_PAGES, TOOL_PAGES, NEVER_LOSE)
-NOTEBOOK = ROOT / EXAMPLES / "ai_studio.ipynb"
-TRAINER = f"{EXAMPLES}/train_txt2img_laion400m_trainer.py"
-METHODS = {
-    TRAINER: StableDiffusionTrainer,
-    "examples/text_to_image/train_text_to_image.py": StableDiffusionTrainer,
-    "examples/dreambooth/train_dreambooth.py": DreamBoothTrainer,
-    "examples/textual_inversion/train_textual_inversion.py": TextualInversionTrainer,
-}
-TABLES = {  # section of FLAGS.md, and the dataclass whose own fields it has
-    "Model and loss": ModelArguments,
-    "Text": TextArguments,
-    "New tokens": PlaceholderArguments,
-    "Which data": FolderArguments,
-    "Captions": CaptionArguments,
-    "Reading, cropping, buckets": DataArguments,
-    "Caching": CacheArguments,
-    "Training": SDTrainingArguments,
-    "Optimizer and memory": OptimizerArguments,
-    "Previews, held-out loss, saving by epochs": ValidationArguments,
-    "DreamBooth": DreamBoothArguments,
-    "Textual inversion": TextualInversionArguments,
-}
-TOOLS = {  # and the function of each that reads the command line
-    f"{EXAMPLES}/eval.py": "parse",
-    "tools/cache_latents.py": "parse_args",
-    "tools/compare_checkpoints.py": "parse_args",
-    "tools/convert_dataset.py": "parse_args",
-    "tools/convert_to_diffusers.py": "parse_args",
-    "tools/create_pretraining_data.py": "parse_args",
-    "tools/inspect_data.py": "parse_args",
-    "tools/make_demo_data.py": "parse_args",
-    "tools/make_demo_model.py": "parse_args",
-    "tools/plan_memory.py": "main",
-    "tests/benchmarks/prompt_accuracy.py": "parse_args",
-}
-CHECKS = {"tests/chaos/__main__.py": "parse", "tests/benchmarks/resume_time.py": "parse_args"}  # flags in their --help
-OTHER_PROGRAMS = {
-    "visualdl --logdir": {"--logdir"},
-    "timeout --preserve-status": {"--preserve"},
-    "a file of prompts": {f"--{letter}" for letter in "nwhdls"},
-}
-
-NOT_OF_PPSD = (".", "cmp", "diff", "export", "visualdl")
-
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_]*")
-SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)  # in a cell
-REPOSITORY_PATH = re.compile(r"(?<![\w./-])(?:examples|ppsd|tools|tests|configs)/[\w./-]*\w/?")
-
-
-def named(file: Path) -> str:
-    return file.relative_to(ROOT).as_posix()
-
-
-both_readmes = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
-both_flag_pages = pytest.mark.parametrize("page", FLAG_PAGES, ids=["en", "zh"])
-every_page = pytest.mark.parametrize("page", [page for pair in PAGES for page in pair], ids=named)
-every_pair = pytest.mark.parametrize(("english", "chinese"), PAGES, ids=named)
-
-
-def text_of(file: Path) -> str:
-    return file.read_text(encoding="utf-8")
-
-
-def code_blocks(readme: Path) -> list[tuple[str, str]]:
-    """Language and content of every fenced block."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text_of(readme), flags=re.DOTALL | re.MULTILINE)
-
-
-def prose(readme: Path) -> str:
-    return re.sub(r"^```\w+\n.*?^```$", "", text_of(readme), flags=re.DOTALL | re.MULTILINE)
-
-
-def headings(readme: Path) -> list[tuple[int, str]]:
-    """Level and title."""
-    return [(len(marks), title) for marks, title in re.findall(r"^(#+) (.+)$", prose(readme), flags=re.MULTILINE)]
-
-
-def sections(readme: Path) -> list[str]:
-    """The text below each heading, without code blocks."""
-    return re.split(r"^#+ .+$", prose(readme), flags=re.MULTILINE)[1:]
-
-
-def section(title: str) -> str:
-    """The English text below a heading of the flags."""
-    return sections(FLAG_PAGES[0])[[name for _, name in headings(FLAG_PAGES[0])].index(title)]
-
-
-def first_cells(title: str) -> list[str]:
-    """Of the rows about flags of a table of the flags."""
-    return [line.split("|")[1] for line in section(title).splitlines() if line.startswith("| `--")]
-
-
-def spans(text: str) -> list[str]:
-    """What stands between backticks."""
-    return re.findall(r"`([^`\n]+)`", text)
-
-
-def slug(title: str) -> str:
-    """The anchor of a heading, as code hosts make it."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-
-
-def notebook_cells(kind: str) -> list[str]:
-    return ["".join(cell["source"]) for cell in json.loads(text_of(NOTEBOOK))["cells"] if cell["cell_type"] == kind]
-
-
-@functools.cache
-def trainer_flags() -> set[str]:
-    """Those that `--help` of the training scripts lists."""
-    out = io.StringIO()
-    for method in METHODS.values():
-        with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
-            parse_run(method.own_arguments, ["--help"])
-    return set(FLAG.findall(out.getvalue())) - {"--help"}
-
-
-@functools.cache
-def tool_flags(script: str) -> set[str]:
-    out = io.StringIO()
-    with pytest.raises(SystemExit), contextlib.redirect_stdout(out):
-        read_command_line(script, ["--help"])
-    return set(FLAG.findall(out.getvalue())) - {"--help"}
-
-
-@functools.cache
-def launcher_flags() -> set[str]:
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--help"]
-    return set(FLAG.findall(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-
-
-def read_command_line(script: str, argv: Sequence[str]) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script, *argv])
-        return parser_of(script)()
-
-
-@functools.cache
-def parser_of(script: str) -> Callable[[], Any]:
-    return runpy.run_path(str(ROOT / script), run_name="documented")[{**TOOLS, **CHECKS}[script]]
-
-
-def known_flags() -> set[str]:
-    found = {"--help", "--mixed_precision"} | trainer_flags() | launcher_flags() | {f"--{name}" for name in ALIASES}
-    return found.union(*map(tool_flags, [*TOOLS, *CHECKS]), *OTHER_PROGRAMS.values())
-
-
-def commands() -> Iterator[list[str]]:
-    """The words of every command that the pages and the notebook show."""
-    pages = [page for pair in PAGES for page in pair]
-    texts = [body for page in pages for language, body in code_blocks(page) if language == "sh"]
-    for cell in notebook_cells("code"):
-        texts += SHELL.findall(cell)
-    for text in texts:
-        for line in text.replace("\\\n", " ").splitlines():
-            if line.strip():
-                yield shlex.split(line)
-
-
-def split_command(words: list[str]) -> tuple[str, list[str], list[str]]:
-    """(script, options of the launcher, flags of the script); the script is "" for a command that is not of ppsd."""
-    if words[0] == "timeout":
-        words = words[words.index("sh") :]
-    if (words[:2] == ["python", "-m"] and words[2] in ("pip", "pytest")) or words[0] in NOT_OF_PPSD:
-        return "", [], []
-    for launcher in ("paddle.distributed.launch", "ppsd.launch"):
-        if launcher in words:
-            place = next(i for i, word in enumerate(words) if word in (*METHODS, *TOOLS))
-            return words[place], words[words.index(launcher) + 1 : place], words[place + 1 :]
-    if words[:2] == ["python", "-m"]:
-        module = ROOT / words[2].replace(".", "/")
-        return named(module / "__main__.py" if module.is_dir() else module.with_suffix(".py")), [], words[3:]
-    script, rest = words[1], words[2:]
-    trainer = next((name for name in METHODS if script.startswith(f"{Path(name).parent}/train")), None)
-    if trainer is None or script == trainer:
-        return script, [], rest
-    options, flags = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else ([], rest)
-    assert not options or script.startswith(f"{EXAMPLES}/train_multi_"), f"{script} takes no launch options"
-    return trainer, options, flags
-
-
-def trainer_commands() -> list[tuple[str, list[str]]]:
-    """Script and flags."""
-    split = [split_command(words) for words in commands()]
-    return [(script, flags) for script, _, flags in split if script in METHODS and flags and flags != ["--help"]]
-
-
-def parsed(script: str, flags: Sequence[str]) -> Run:
-    """The flags, checked as far as that is possible without the data."""
-    method = METHODS[script]
-    run = parse_run(method.own_arguments, flags, method.defaults)
-    run.args.bf16 = False  # there need not be a GPU here
-    check_arguments(run.model, run.data, run.args)
-    method.check(run)
-    return run
-
-
-@both_flag_pages
-def test_every_flag_of_the_trainers_is_named(page: Path) -> None:
-    assert len(trainer_flags()) > 150
-    assert trainer_flags() - set(FLAG.findall(text_of(page))) == set()
-
-
-@both_flag_pages
-def test_every_flag_of_the_tools_is_named(page: Path) -> None:
-    assert set().union(*map(tool_flags, TOOLS)) - set(FLAG.findall(text_of(page))) == set()
+from tests.pages import (
+    ENGLISH,
+    EXAMPLES,
+    FLAG,
+    NEVER_LOSE,
+    NOTEBOOK,
+    PAGES,
+    REPOSITORY_PATH,
+    ROOT,
+    SHELL,
+    TOOL_PAGES,
+    both_readmes,
+    code_blocks,
+    every_page,
+    every_pair,
+    headings,
+    named,
+    notebook_cells,
+    prose,
+    sections,
+    slug,
+    spans,
+    text_of,
+)
 
 
 @every_page
@@ -262,45 +56,12 @@ def test_every_flag_named_exists(page: Path) -> None:
     assert set(FLAG.findall(text_of(page))) - known_flags() - refused == set()
 
 
-@pytest.mark.parametrize(("title", "kind"), TABLES.items(), ids=map(slug, TABLES))
-def test_each_table_has_the_flags_of_its_dataclass(title: str, kind: Any) -> None:
-    own = {f"--{f.name}" for f in fields(kind) if f.name in kind.__annotations__}
-    named = {flag for cell in first_cells(title) for flag in FLAG.findall(cell)}
-    assert {flag for flag in named if not flag.startswith("--no_")} - {"--config"} == own
-
-
-@pytest.mark.parametrize(
-    ("title", "names"),
-    [("Other flags of paddlenlp", arguments.MEANINGLESS), ("Flags of other scripts", ELSEWHERE)],
-    ids=["paddlenlp", "others"],
-)
-def test_what_is_refused_is_what_the_page_says(title: str, names: Sequence[str]) -> None:
-    refused = section(title).strip().split("\n\n")[-1]
-    assert refused.startswith("Refused")
-    listed = refused if title.endswith("paddlenlp") else refused.split("): ")[1]
-    assert set(FLAG.findall(listed)) == {f"--{name}" for name in names}
-
-
-def test_the_table_of_other_scripts_is_that_of_the_parser() -> None:
-    rows = [line.split("|")[1:3] for line in section("Flags of other scripts").splitlines() if line.startswith("| `--")]
-    table: dict[str, str] = {}
-    for theirs, ours in (map(FLAG.findall, row) for row in rows):
-        table.update(zip(theirs, ours if len(ours) == len(theirs) else ours * len(theirs)))
-    assert table.pop("--mixed_precision") == "--bf16"
-    assert table == {f"--{theirs}": f"--{ours}" for theirs, ours in ALIASES.items()}
-
-
 def test_environment_variables_are_those_of_the_code() -> None:
     code = "".join(map(text_of, (ROOT / "ppsd").rglob("*.py")))
     pages = "".join(text_of(page) for pair in PAGES for page in pair)
     shown = set(re.findall(r"\b(?:FLAG|AWS|FSSPEC)_[A-Z0-9_]*[A-Z]", pages))
     assert len(shown) > 10
     assert {name for name in shown if name not in code} == set()
-
-
-@both_flag_pages
-def test_variables_of_the_recipe_are_named(page: Path) -> None:
-    assert {name for name in arguments.RECIPE_VARIABLES if f"`{name}`" not in text_of(page)} == set()
 
 
 @pytest.mark.parametrize("page", TOOL_PAGES, ids=["en", "zh"])

@@ -15,7 +15,8 @@ import yaml
 
 from ppsd.launch.launcher import STOPPED
 from ppsd.trainers import exit_codes
-from tests import test_docs as docs
+from tests import commands
+from tests import pages as docs
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "configs" / "launch"
@@ -44,7 +45,7 @@ def container() -> dict[str, Any]:
 def check_flags(words: list[str]) -> None:
     """Of a call of train_multi_node.sh: launch options before --, trainer's flags after it."""
     place = words.index("--")
-    for part, known in ((words[:place], docs.launcher_flags()), (words[place:], docs.trainer_flags())):
+    for part, known in ((words[:place], commands.launcher_flags()), (words[place:], commands.trainer_flags())):
         assert {word for word in part if docs.FLAG.fullmatch(word)} - known == set()
 
 
@@ -66,7 +67,7 @@ def test_every_file_is_named_and_nothing_else(page: Path) -> None:
 @both
 def test_flags_of_the_page_exist(page: Path) -> None:
     of_slurm = {"--signal", "--requeue"}
-    assert set(docs.FLAG.findall(docs.text_of(page))) - docs.known_flags() - of_slurm == set()
+    assert set(docs.FLAG.findall(docs.text_of(page))) - commands.known_flags() - of_slurm == set()
 
 
 @both
