@@ -12,7 +12,7 @@ import numpy as np
 from ppsd.data.buckets import Size
 from ppsd.data.decode import upright_size
 from ppsd.formats.extras import CAPTION_KEYS, plain, split_row
-from ppsd.formats.hf_dataset import image_columns
+from ppsd.formats.hf_dataset import image_columns, text_columns
 from ppsd.formats.image_bytes import check_size, read_image_file
 from ppsd.formats.parquet import IMAGE_COLUMNS, NO_IMAGE_BYTES
 from ppsd.types import BadRecord, Record
@@ -26,9 +26,9 @@ _LOOKED_AT = 16
 class DatasetRecords:
     """Rows of a data set (see ppsd.formats.hf_dataset.open_dataset) that is in the folder or file `name`.
 
-    Without an image_column it is `image` or another usual one, without a caption_column `text`, or else `caption`.
-    Further columns are meta, images among them as their bytes. Raises ValueError naming the flag for a column that is
-    not there.
+    Without an image_column it is `image` or another usual one, without a caption_column `text`, or else `caption`. An
+    image_column of texts has the paths of files. Further columns are meta, images among them as their bytes. Raises
+    ValueError naming the flag for a column that is not there.
     """
 
     def __init__(
@@ -41,9 +41,11 @@ class DatasetRecords:
         caption: Optional[str] = None,
     ) -> None:
         self._dataset, self._name, self._max_pixels, self._default = dataset, name, max_image_pixels, caption
+        self._folder = Path(name).parent if Path(name).is_file() else Path(name)
         images = image_columns(dataset)
         texts = [column for column in dataset.column_names if column not in images]
-        self._image = _column("image", image_column, IMAGE_COLUMNS, images, name)
+        paths = [image_column] if image_column in text_columns(dataset) else []
+        self._image = _column("image", image_column, IMAGE_COLUMNS, [*images, *paths], name)
         self._caption: Optional[str] = None
         if caption is None or caption_column is not None:
             self._caption = _column("caption", caption_column, ("text", *CAPTION_KEYS), texts, name)
@@ -88,12 +90,14 @@ class DatasetRecords:
         return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
     def _bytes(self, value: Any) -> Union[bytes, BadRecord]:
-        """The bytes of an image file; those that only have a path are relative to the folder of the data set."""
+        """The bytes of an image file; the path of one that only has that is relative to the folder of the data set."""
         path = None
         if isinstance(value, Mapping):
             value, path = value.get("bytes"), value.get("path")
+        elif isinstance(value, str):
+            value, path = None, value
         if value is None and path:
-            return read_image_file(Path(self._name) / path)
+            return read_image_file(self._folder / path)
         if value is None:
             return BadRecord(NO_IMAGE_BYTES, f"column {self._image!r}")
         return check_size(len(value), f"column {self._image!r}") or bytes(value)

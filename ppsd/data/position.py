@@ -35,7 +35,7 @@ def position_header(settings: LaneSettings) -> dict[str, Any]:
 
 _NAMES = {
     "shuffle": "shuffling (--shuffle_every_n_samples above 0)",
-    "sources": "the data of --file_list, --train_data_dir or --dataset_name (its digest)",
+    "sources": "the data of --file_list, --train_data_dir or --dataset_name (a hash of names and first sizes)",
     "alternate": "turns of the sources",
 }
 

@@ -131,15 +131,17 @@ def records_per_epoch(
 def sources_digest(sources: Sequence[Source]) -> str:
     """A short hash of the sources' part names (without folders, so that data may move), first sizes and weights.
 
-    Of an indexed source: of which records it has, in their order, and how often.
+    Of an indexed source: of which records it has, in their order, how often, and with which sizes where they are known,
+    which decide on the buckets.
     """
     return hashlib.blake2b(json.dumps([_facts(source) for source in sources]).encode(), digest_size=8).hexdigest()
 
 
 def _facts(source: Source) -> list[Any]:
     if isinstance(source, IndexedSource):
+        sizes = [] if source.sizes is None else [hashlib.blake2b(source.sizes.tobytes(), digest_size=8).hexdigest()]
         repeats = hashlib.blake2b(source.counts.tobytes(), digest_size=8).hexdigest()
-        return [source.records.digest(), repeats, source.weight]
+        return [source.records.digest(), repeats, source.weight, *sizes]
     parts = source.parts
     return [_names(parts), [_size(parts[i]) for i in range(min(16, len(parts)))], source.weight]
 

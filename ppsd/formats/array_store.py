@@ -98,7 +98,7 @@ class ArrayFolder:
     def remove_abandoned(self) -> None:
         """Delete what processes that were killed a day ago or more have left unfinished."""
         for path in self._writing.glob("*"):
-            with suppress(FileNotFoundError):  # another process does the same
+            with suppress(FileNotFoundError, PermissionError):  # another process does the same; it is read-only
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
+_TEXTS = ("string", "large_string")
 
 
 def open_dataset(name: str, config_name: Optional[str] = None) -> Dataset:
@@ -74,6 +75,11 @@ def image_columns(dataset: Dataset) -> list[str]:
         return isinstance(feature, Image) or (isinstance(feature, Value) and "binary" in feature.dtype)
 
     return [name for name, feature in dataset.features.items() if holds_image(feature)]
+
+
+def text_columns(dataset: Dataset) -> list[str]:
+    """The columns of texts, which may be paths of images."""
+    return [name for name, feature in dataset.features.items() if getattr(feature, "dtype", "") in _TEXTS]
 
 
 def _one_line(error: Exception) -> str:

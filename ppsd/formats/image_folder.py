@@ -24,7 +24,8 @@ from ppsd.formats.lines import NO_CAPTION, checked_text, decode_text, too_long
 from ppsd.types import BadRecord, Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-CAPTION_SUFFIXES = (".txt", ".caption")
+CAPTION_SUFFIXES = (".txt", ".caption", ".TXT", ".CAPTION")
+MAX_REPEATS = 10_000
 MAX_CAPTION_BYTES = 2**20
 _PIECE_BYTES = 2**13
 UNREADABLE_CAPTION = "unreadable caption"
@@ -89,7 +90,7 @@ def read_image_folder(path: PathLike, image_column: str = "file_name", caption_c
 
     Reads as it goes: one row, or one folder's names, is held at a time. Hidden files and folders are left out. What is
     wrong with an item is a BadRecord. Raises OSError for a folder that cannot be read, ValueError for two metadata
-    files side by side.
+    files side by side and for a folder whose name says more than MAX_REPEATS.
     """
     root = Path(path)
     if not root.is_dir():
@@ -117,7 +118,7 @@ def _read_folder(
         if suffix.lower() in IMAGE_SUFFIXES:
             yield _with_sidecar(folder / name, stem, files, repeats)
     for name in folders:
-        below = repeats if above else _repeats(name)
+        below = repeats if above else _repeats(folder / name)
         yield from _read_folder(folder / name, image_column, caption_column, below, above | {real})
 
 
@@ -131,14 +132,29 @@ def _metadata_file(folder: Path) -> Path | None:
 def _listing(folder: Path) -> tuple[dict[str, None], list[str]]:
     """Names of the files (a dict, for fast look-up) and of the folders in `folder`, sorted, without the hidden ones."""
     with os.scandir(folder) as entries:
-        named = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+        named = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
     return {name: None for name, is_dir in named if not is_dir}, [name for name, is_dir in named if is_dir]
 
 
-def _repeats(name: str) -> Repeats:
-    """What the name of a folder like `10_a dog` says."""
-    match = re.fullmatch(r"(\d+)_(.+)", name, flags=re.DOTALL)
-    return (int(match[1]), match[2].strip()) if match else (1, None)
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to what may not be seen: an error where it is named like an image
+        return False
+
+
+def _repeats(folder: Path) -> Repeats:
+    """What the name of a folder like `10_a dog` says. One that is no UTF-8 is in GB18030, as captions are."""
+    name = decode_text(os.fsencode(folder.name))
+    match = re.fullmatch(r"(\d+)_(.+)", name, flags=re.DOTALL) if isinstance(name, str) else None
+    if match is None:
+        return 1, None
+    if int(match[1]) > MAX_REPEATS:
+        raise ValueError(
+            f"{folder}: its name says {match[1]} repeats of each image, the limit is {MAX_REPEATS}; rename it if it is"
+            " a date or a number"
+        )
+    return int(match[1]), match[2].strip()
 
 
 def _with_sidecar(

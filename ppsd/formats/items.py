@@ -55,5 +55,7 @@ def _image_path(row: Mapping[str, Any], key: str, folder: Path) -> Path | BadRec
     name = row.get(key)
     if not isinstance(name, str) or not name:
         return BadRecord(NO_IMAGE_PATH, f"no path under {key!r}; keys are {', '.join(row) or 'none'}")
-    path = folder / name
-    return path if os.path.isfile(path) else BadRecord(MISSING_IMAGE, str(path))
+    for path in (folder / name, folder / name.replace("\\", "/")):  # rows that were written on Windows
+        if os.path.isfile(path):
+            return path
+    return BadRecord(MISSING_IMAGE, str(folder / name))

@@ -145,6 +145,16 @@ def test_the_digest_tells_which_images_there_are(tmp_path: Path) -> None:
     assert len({usual, *changed}) == 7
 
 
+def test_the_digest_tells_the_sizes_that_buckets_are_made_of(tmp_path: Path) -> None:
+    files: dict[str, Any] = {f"{n:02}.jpg": n for n in range(18)} | {f"{n:02}.txt": "x" for n in range(18)}
+    write(tmp_path, **files)
+    square, buckets = CONFIG, replace(CONFIG, enable_bucket=True, min_bucket_reso=64)
+    before = [sources_digest([folder_source(tmp_path, config)]) for config in (square, buckets)]
+    write(tmp_path, **{"17.jpg": jpeg_bytes(48, 64)})
+    after = [sources_digest([folder_source(tmp_path, config)]) for config in (square, buckets)]
+    assert [old == new for old, new in zip(before, after)] == [True, False]
+
+
 def test_some_of_the_images_chosen_by_the_seed(tmp_path: Path) -> None:
     files: dict[str, Any] = {f"2_x/{n:02}.jpg": n for n in range(20)}
     write(tmp_path, **files)
@@ -209,6 +219,20 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     source = folder_source(tmp_path, CONFIG)
     assert [record.caption for record in (source.records[0], source.records[1])] == ["x", "红色的圆"]  # type: ignore[union-attr]
     assert len(sources_digest([source])) == 16
+
+
+def test_a_folder_named_in_gb18030(tmp_path: Path) -> None:
+    write(tmp_path, **{"3_红色".encode("gb18030").decode("utf-8", "surrogateescape") + "/x.jpg": 1})
+    source = folder_source(tmp_path, CONFIG)
+    assert (source.records[0].caption, source.length) == ("红色", 3)  # type: ignore[union-attr]
+
+
+def test_a_folder_named_by_a_date_is_no_number_of_repeats(tmp_path: Path) -> None:
+    write(tmp_path, **{"20240101_paris/x.jpg": 1})
+    with pytest.raises(
+        ValueError, match=r"20240101_paris: its name says 20240101 repeats .* limit is 10000; rename it"
+    ):
+        folder_source(tmp_path, CONFIG)
 
 
 def test_an_item_of_the_index_is_what_was_read(tmp_path: Path) -> None:
@@ -318,7 +342,7 @@ def test_data_sets_by_column_and_their_digest(tmp_path: Path) -> None:
             {"caption_column": "prompt"},
             "--caption_column prompt is none of the caption columns of .*: text, other, ",
         ),
-        ({"image_column": "text"}, "--image_column text is none of the image columns of .*: image, conditioning_image"),
+        ({"image_column": "score"}, "--image_column score is none of the image columns of .*: image, condition"),
         ({"dataset_name": "FOLDER/images"}, "no .parquet or .arrow file in it; .*--train_data_dir"),
         ({"dataset_name": "FOLDER/splits"}, "no split train among test, validation"),
         ({"dataset_name": "FOLDER/broken.parquet"}, "the datasets library cannot read it: "),
@@ -350,6 +374,24 @@ def test_data_sets_whose_images_are_files_beside_them(tmp_path: Path, monkeypatc
     assert records[0] == Record(jpeg_bytes(64, 48, seed=1), "x", {})
     assert isinstance(records[1], BadRecord)
     assert records[1].reason == "no image bytes"
+
+
+def test_a_file_whose_images_are_paths(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    structs = pyarrow.array([{"bytes": None, "path": "pictures/a.jpg"}], image)
+    table = pyarrow.table({"image": structs, "place": ["pictures/b.jpg"], "text": ["x"]})
+    write(tmp_path / "set", **{"pictures/a.jpg": 1, "pictures/b.jpg": 2})
+    parquet.write_table(table, tmp_path / "set" / "rows.parquet")
+    name = str(tmp_path / "set" / "rows.parquet")
+    assert dataset_source(name, CONFIG).records[0] == Record(
+        jpeg_bytes(64, 48, seed=1), "x", {"place": "pictures/b.jpg"}
+    )
+    by_path = dataset_source(name, replace(CONFIG, image_column="place")).records
+    assert by_path[0] == Record(jpeg_bytes(64, 48, seed=2), "x", {"image": by_path[0].meta["image"]})  # type: ignore[union-attr]
+    assert by_path.size(0) == (64, 48)
 
 
 @pytest.mark.parametrize("flag", ["dataset_repeats", "max_train_samples", "dataset_config_name"])

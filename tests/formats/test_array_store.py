@@ -118,3 +118,18 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "ab").write_text("a file where a folder is needed")
     with pytest.raises(OSError, match=f"{KEY}|ab"):
         ArrayFolder(tmp_path).write(KEY, ARRAY)
+
+
+def test_a_folder_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArrayFolder(tmp_path)
+    store.write(KEY, ARRAY)
+    left = tmp_path / ".writing" / "left"
+    left.write_bytes(b"")
+    os.utime(left, (0, 0))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    store.remove_abandoned()
+    np.testing.assert_array_equal(store.read(KEY), ARRAY)

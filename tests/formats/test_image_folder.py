@@ -190,6 +190,18 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert [where for where, _ in found(tmp_path / "in")] == ["a/x.jpg", "b/y.jpg", "c/y.jpg"]
 
 
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    make(tmp_path, **{"a.jpg": JPEG})
+    (tmp_path / "b").symlink_to("b")
+    assert found(tmp_path) == [("a.jpg", None)]
+
+
+def test_what_comes_from_windows(tmp_path: Path) -> None:
+    row = json.dumps({"file_name": "in\\x.jpg", "text": "by row"})
+    make(tmp_path, **{"A.JPG": JPEG, "A.TXT": "hello\r\n", "rows/metadata.jsonl": row, "rows/in/x.jpg": JPEG})
+    assert found(tmp_path) == [("A.JPG", "hello"), ("rows/metadata.jsonl:1", "by row")]
+
+
 def test_reading_is_lazy(tmp_path: Path) -> None:
     make(tmp_path, **{"a.jpg": JPEG, "a.txt": "one", "b.jpg": JPEG, "b.txt": "before"})
     items = read_image_folder(tmp_path)
