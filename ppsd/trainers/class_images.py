@@ -12,6 +12,7 @@ from ppsd.compat import meet
 
 import paddle
 
+from ppsd.models.memory import use_memory_efficient_attention, use_vae_savings
 from ppsd.sampling.class_images import draw_missing, image_files, missing_numbers
 from ppsd.sampling.pipeline import build_pipeline
 from ppsd.sampling.text import TextSettings
@@ -71,6 +72,9 @@ def _precision(dtype: Optional[str]) -> AbstractContextManager:
 
 def _open_pipeline(run: Run) -> Any:
     """The models before training, drawing pictures of the size that they are of."""
-    model, bundle = run.model, load_models(run)
+    model, args, bundle = run.model, run.args, load_models(run)
+    use_vae_savings(bundle.vae, args.vae_slicing, args.vae_tiling)
+    if args.enable_xformers_memory_efficient_attention:
+        use_memory_efficient_attention(bundle)
     prediction_type = model.prediction_type or bundle.scheduler_config.get("prediction_type", "epsilon")
     return build_pipeline(bundle, prediction_type, TextSettings(model.clip_skip, model.max_token_length))

@@ -12,6 +12,7 @@ from ppsd.data.indexed import IndexedSource
 from ppsd.formats.lines import NO_CAPTION
 from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
 from ppsd.trainers.arguments.folder import DEFAULT_LIST
+from ppsd.trainers.building import stream_config
 from ppsd.trainers.class_images import complete
 from ppsd.trainers.run import Run
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -42,6 +43,8 @@ class DreamBoothTrainer(StableDiffusionTrainer):
         for name in ("file_list", "train_data_dir", "dataset_name"):
             if getattr(data, name) not in (None, DEFAULT_LIST):
                 raise ValueError(f"--{name}: DreamBooth reads --instance_data_dir and --class_data_dir; leave it out")
+        if data.data_format not in ("auto", "image_folder"):
+            raise ValueError(f"--data_format {data.data_format} is for --file_list; DreamBooth reads folders of images")
         batches = args.gradient_accumulation_steps * args.dataset_world_size
         if own.with_prior_preservation and data.enable_bucket and batches % 2:
             raise ValueError(
@@ -53,6 +56,7 @@ class DreamBoothTrainer(StableDiffusionTrainer):
     @classmethod
     def prepare(cls, run: Run) -> None:
         if run.own.with_prior_preservation:
+            _instance(run, stream_config(cls, run))  # raises what can be mended before much is drawn
             complete(Path(run.own.class_data_dir), run, run.own)
 
     @classmethod
@@ -61,27 +65,33 @@ class DreamBoothTrainer(StableDiffusionTrainer):
 
     @classmethod
     def open_data(cls, run: Run, config: StreamConfig) -> list[Any]:
-        own, seed = run.own, run.args.seed
-
-        def images(kind: str, config: StreamConfig) -> IndexedSource:
-            folder, prompt = f"{kind}_data_dir", getattr(own, f"{kind}_prompt")
-            return folder_source(getattr(own, folder), config, flag=folder, caption=prompt, seed=seed)
-
-        try:
-            instance = images("instance", config)
-        except ValueError as error:
-            if own.instance_prompt is None and NO_CAPTION in str(error):
-                raise ValueError(f"--instance_prompt is needed where images have no caption; {error}") from error
-            raise
-        bare = [where for where, bad in instance.bad if bad.reason == NO_CAPTION]
-        if bare:
-            raise ValueError(f"--instance_prompt is needed where images have no caption, as {bare[0]}")
+        own, instance = run.own, _instance(run, config)
         if not own.with_prior_preservation:
             return [instance]
-        shown = images("class", replace(config, max_train_samples=own.num_class_images, dataset_repeats=1))
+        shown = _images("class", run, replace(config, max_train_samples=own.num_class_images, dataset_repeats=1))
         return [replace(instance, loss_weight=2.0), replace(shown, loss_weight=2.0 * own.prior_loss_weight)]
 
     @classmethod
     def batch_size(cls, run: Run) -> int:
         """per_device_train_batch_size counts instance images, as diffusers' train_batch_size."""
         return run.args.per_device_train_batch_size * (2 if run.own.with_prior_preservation else 1)
+
+
+def _instance(run: Run, config: StreamConfig) -> IndexedSource:
+    """Raises ValueError, naming the flag, for images that cannot be used or have no caption."""
+    try:
+        instance = _images("instance", run, config)
+    except ValueError as error:
+        if run.own.instance_prompt is None and NO_CAPTION in str(error):
+            raise ValueError(f"--instance_prompt is needed where images have no caption; {error}") from error
+        raise
+    bare = [where for where, bad in instance.bad if bad.reason == NO_CAPTION]
+    if bare:
+        raise ValueError(f"--instance_prompt is needed where images have no caption, as {bare[0]}")
+    return instance
+
+
+def _images(kind: str, run: Run, config: StreamConfig) -> IndexedSource:
+    """kind: instance or class."""
+    flag, caption = f"{kind}_data_dir", getattr(run.own, f"{kind}_prompt")
+    return folder_source(getattr(run.own, flag), config, flag=flag, caption=caption, seed=run.args.seed)

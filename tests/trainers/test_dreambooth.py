@@ -264,6 +264,9 @@ def test_two_processes_are_the_same_run_as_one(subject: Subject, tmp_path: Path)
     [
         ({"instance_data_dir": None}, "--instance_data_dir: the folder with images of the subject is needed"),
         ({"instance_data_dir": "nowhere"}, "--instance_data_dir nowhere: "),
+        ({**PRIOR, "instance_data_dir": "nowhere"}, "--instance_data_dir nowhere: "),
+        ({**PRIOR, "instance_prompt": None}, "--instance_prompt is needed where images have no caption"),
+        ({"data_format": "laion400m"}, "--data_format laion400m is for --file_list"),
         ({"file_list": "x.filelist"}, "--file_list: DreamBooth reads --instance_data_dir"),
         ({"train_data_dir": "x"}, "--train_data_dir: DreamBooth reads --instance_data_dir"),
         ({"class_prompt": "x"}, "--class_prompt acts only with --with_prior_preservation"),
