@@ -83,12 +83,6 @@ def file_name(number: int, prompt: str) -> str:
     return f"class-{number:05d}-{_hash(prompt)}.png"
 
 
-def remove_halves(folder: Path) -> None:
-    """What was being written when a drawing was killed. No process may be drawing."""
-    for path in folder.glob(".class-*.png.*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def _number(name: str, prompt: str) -> Optional[int]:
     match = re.fullmatch(rf"class-(\d{{5,}})-{_hash(prompt)}\.png", name)
     return int(match[1]) if match else None
