@@ -1,7 +1,8 @@
-"""What the vectors of one learned token are called: <toy>, <toy>_1, <toy>_2, as diffusers has it."""
+"""What the vectors of one learned token are called: <toy>, <toy>_1, <toy>_2, as diffusers has it; and its files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 
@@ -20,3 +21,8 @@ def vectors_of(known: Collection[str]) -> dict[str, list[str]]:
         if count > 1:
             found[token] = vector_names(token, count)
     return found
+
+
+def file_stem(token: str) -> str:
+    """A token as the name of a file on any system: "<my-toy>" is my-toy."""
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "", token) or "token"

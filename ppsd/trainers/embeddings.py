@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +13,7 @@ import paddle
 from paddlenlp.trainer import TrainerCallback
 
 from ppsd.formats.safetensors_file import Digest
+from ppsd.formats.vector_names import file_stem
 from ppsd.interop.embeddings import save_embeddings
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
@@ -45,7 +45,8 @@ def save_text_encoder(
         return save_component(bundle.text_encoder, folder, masters=masters)
     embedding = bundle.text_encoder.text_model.embeddings.token_embedding
     old = (masters or {}).get(embedding.weight.name, embedding.weight).astype("float32")
-    table = embedding.extended(paddle.to_tensor(np.concatenate(list(rows.values()))), old)
+    new = paddle.to_tensor(np.concatenate(list(rows.values())), place=old.place)  # masters may be in host memory
+    table = embedding.extended(new, old)
     written = save_component(bundle.text_encoder, folder, masters=masters, weights={TABLE: table})
     config = {**read_config(folder / "config.json"), "vocab_size": table.shape[0]}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -65,11 +66,6 @@ def write_learned(folder: Path, rows: Mapping[str, np.ndarray]) -> dict[Path, Di
         other.parent.mkdir(parents=True, exist_ok=True)
         written[other] = save_embeddings(other, token, values, "a1111")
     return written
-
-
-def file_stem(token: str) -> str:
-    """A token as the name of a file on any system: "<my-toy>" is my-toy."""
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "", token) or "token"
 
 
 def learned_bytes(bundle: Bundle) -> int:

@@ -59,11 +59,12 @@ def pipeline_bytes(bundle: Bundle) -> int:
 def replace_export(staging: Path, folder: Path) -> None:
     """Move what was written into `folder`, in place of an earlier export.
 
-    model_index.json, which makes it a pipeline, goes first and comes last.
+    model_index.json, which makes it a pipeline, goes first and comes last, where there is a new one.
     """
     for path in sorted(staging.rglob("*")):
         flush(path)
-    (folder / INDEX).unlink(missing_ok=True)
+    if (staging / INDEX).exists():
+        (folder / INDEX).unlink(missing_ok=True)
     for part in sorted(staging.iterdir(), key=lambda path: (path.name == INDEX, path.name)):
         take_place(part, folder / part.name)
     flush(folder)

@@ -19,13 +19,14 @@ def install_judge(optimizer: Any, judge: Judge) -> None:
     """Have `judge` see the gradients before each update of `optimizer`; where it returns False nothing is updated.
 
     Wrappers of the optimizer (sharding, master gradients) hand their gradients to this method of the innermost one.
-    A weight whose learning rate is 0 stays as it is, and so does its state: momentum would move it on.
+    A weight whose learning rate is 0 stays as it is, and so does its state: momentum would move it on. Its gradient
+    counts for nothing: the others would be clipped for it.
     """
     apply = optimizer._apply_optimize
 
     def judged(loss: Any, startup_program: Any, params_grads: ParamsGrads, *rest: Any, **named: Any) -> Any:
         moving = [pair for pair in params_grads if pair[0].optimize_attr["learning_rate"]]
-        if not judge(params_grads) or not moving:
+        if not judge(moving) or not moving:
             return None
         return apply(loss, startup_program, moving, *rest, **named)
 

@@ -26,5 +26,7 @@ class Run:
         return [group for group in (self.model, self.data, self.args, self.own) if group is not None]
 
     def check(self) -> None:
-        """Raise ValueError, naming the flag, for values that cannot work."""
+        """Raise ValueError, naming the flag, for values that cannot work. Fills in defaults that other flags say."""
         check_arguments(self.model, self.data, self.args)
+        if self.model.placeholder_token and self.model.embedding_learning_rate is None:
+            self.model.embedding_learning_rate = self.args.asked_learning_rate

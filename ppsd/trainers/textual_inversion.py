@@ -58,7 +58,8 @@ class TextualInversionTrainer(StableDiffusionTrainer):
             )
         if run.model.train_text_encoder_ti_frac < 1:
             raise ValueError("--train_text_encoder_ti_frac: nothing else is trained here; lower --max_steps")
-        if run.args.unet_learning_rate != run.args.text_encoder_learning_rate:
+        args = run.args
+        if {args.unet_learning_rate, args.text_encoder_learning_rate} != {args.asked_learning_rate}:
             raise ValueError("--unet_learning_rate, --text_encoder_learning_rate: not trained; give --learning_rate")
         if run.data.caption_rule not in ("first", "random"):
             raise ValueError(f"--caption_rule {run.data.caption_rule}: one of the templates is chosen at random")

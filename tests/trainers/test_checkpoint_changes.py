@@ -12,8 +12,10 @@ import pytest
 
 from ppsd.trainers import running
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
 from ppsd.trainers.changes import BATCH, HARMLESS, changes, settings
 from ppsd.trainers.run import Run as Flags
+from ppsd.trainers.textual_inversion import TextualInversionArguments
 from tests.tiny import UNET_CONFIG
 from tests.trainers.conftest import Run, assert_same_weights, losses, parse, weights
 from tests.trainers.recording import Recorded, record
@@ -24,7 +26,9 @@ def told(run: Run, output: Path, **flags: Any) -> dict[str, Any]:
 
 
 def test_every_harmless_flag_exists() -> None:
-    known = {field.name for kind in (ModelArguments, DataArguments, SDTrainingArguments) for field in fields(kind)}
+    own = (DreamBoothArguments, TextualInversionArguments)
+    kinds: tuple[Any, ...] = (ModelArguments, DataArguments, SDTrainingArguments, *own)
+    known = {field.name for kind in kinds for field in fields(kind)}
     assert known >= HARMLESS
 
 

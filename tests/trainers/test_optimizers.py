@@ -180,6 +180,19 @@ def test_a_vetoed_update_leaves_no_trace(name: str) -> None:
     assert_equal_states(*states[0], *states[1])
 
 
+def test_gradients_of_what_stays_as_it_is_are_not_judged() -> None:
+    """Else the others would be clipped for them."""
+    judged: list[int] = []
+    layer = Weights({"stays": [3], "moves": [5]})
+    optimizer = make(layer, "AdamW")
+    layer.stays.optimize_attr["learning_rate"] = 0.0
+    install_judge(optimizer, lambda params_grads: bool(judged.extend(p.size for p, _ in params_grads)) or True)
+    before = layer.stays.numpy()
+    step(optimizer, layer, random_gradients(layer, 0))
+    assert judged == [5]
+    np.testing.assert_array_equal(layer.stays.numpy(), before)
+
+
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_state_comes_back_bit_for_bit(name: str, half: bool, tmp_path: Path) -> None:

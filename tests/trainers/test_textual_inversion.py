@@ -154,6 +154,34 @@ def test_the_text_encoder_and_the_rows_are_trained_side_by_side(named_run: Run, 
     assert not np.array_equal(saved, old)
 
 
+@pytest.mark.parametrize(
+    ("rates", "row_rate"),
+    [
+        ({"learning_rate": 1e-2, "unet_learning_rate": 1e-4}, 1e-2),
+        ({"learning_rate": 1e-2, "unet_learning_rate": 0, "text_encoder_learning_rate": 0}, 1e-2),
+        ({"learning_rate": 1e-3, "unet_learning_rate": 1e-4, "embedding_learning_rate": 2e-2}, 2e-2),
+    ],
+)
+def test_each_part_beside_the_rows_has_its_own_rate(
+    named_run: Run, tmp_path: Path, rates: dict[str, float], row_rate: float
+) -> None:
+    """Adam's first step moves every weight that has a gradient by its learning rate. Clipping changes nothing, either:
+    what stays as it is does not count."""
+    changes = {"max_steps": 1, "lr_scheduler_type": "constant", "weight_decay": 0.0, "adam_epsilon": 1e-20}
+    before = named_run.train(tmp_path / "a", **TOKENS, unet_name_or_path=None, do_train=False)
+    trainer = named_run.train(tmp_path / "b", **TOKENS, unet_name_or_path=None, **changes, **rates)
+    moved = np.abs(trainer.bundle.embeddings().numpy() - before.bundle.embeddings().numpy())
+    np.testing.assert_allclose(np.median(moved), row_rate, rtol=0.02)
+    unet = np.abs(weights(tmp_path / "b")["conv_out.weight"] - weights(named_run.pipeline)["conv_out.weight"])
+    np.testing.assert_allclose(np.median(unet), rates["unet_learning_rate"], rtol=0.02, atol=1e-9)
+
+
+def test_an_export_of_embeddings_leaves_a_pipeline_beside_it_whole(tiny_run: Run, tmp_path: Path) -> None:
+    invert(tiny_run, tmp_path, max_steps=1, save_as_full_pipeline=True)
+    invert(tiny_run, tmp_path, max_steps=1)
+    assert len(generate(load_pipeline(str(tmp_path)), ["<toy>"], guidance_scale=1, num_inference_steps=1, seed=0)) == 1
+
+
 def test_rows_stay_after_their_share_of_the_steps(named_run: Run, tmp_path: Path) -> None:
     changes: dict[str, Any] = {**TOKENS, "unet_name_or_path": None, "train_text_encoder_ti_frac": 0.5, "save_steps": 2}
     named_run.train(tmp_path, **changes)
@@ -239,6 +267,12 @@ def test_a_finished_run_only_writes_its_files_again(tiny_run: Run, tmp_path: Pat
         ),
         ({"placeholder_token": None, "num_vectors": None}, "--initializer_token is of new tokens"),
         ({"train_text_encoder_ti_frac": 0}, "--train_text_encoder_ti_frac is 0.0; it must be above 0"),
+        (
+            {**dict.fromkeys(TOKENS), "train_text_encoder_ti_frac": 0.5},
+            "--train_text_encoder_ti_frac is of new tokens",
+        ),
+        ({"text_encoder_learning_rate": 1e-6}, "--text_encoder_learning_rate: the text encoder is not trained"),
+        ({"cache_text_encoder_outputs": True}, "--cache_text_encoder_outputs: this run trains embeddings"),
     ],
 )
 def test_what_cannot_work_beside_other_weights_is_refused(
@@ -261,6 +295,8 @@ def test_a_token_that_no_caption_has_is_named(tiny_run: Run, tmp_path: Path, cap
         ({"placeholder_token": "a b"}, "--placeholder_token 'a b': it must be without white space"),
         ({"placeholder_token": "red"}, "--placeholder_token: the tokenizer knows red already"),
         ({"placeholder_token": ["<a>", "<a>_1"]}, "one is named as a vector of another"),
+        ({"placeholder_token": ["<a>", "a:"]}, "--placeholder_token: <a> and a: would be saved as one file"),
+        ({"placeholder_token": ["<Toy>", "<toy>"]}, "<Toy> and <toy> would be saved as one file"),
         ({"placeholder_token": "train"}, "write it as <train>"),
         ({"initializer_token": "a red circle"}, "is 3 tokens of the tokenizer's, and <toy> has --num_vectors 2"),
         ({"num_vectors": [1, 2, 3]}, "--num_vectors has 3 values for 1 tokens"),

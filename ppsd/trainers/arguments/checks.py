@@ -46,6 +46,7 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: SDTrai
     _check_precision_and_sharding(training)
     if model.placeholder_token:
         _check_new_tokens(model, training)
+    _check_text_encoder(model, data, training)
 
 
 def _check_reports(training: SDTrainingArguments) -> None:
@@ -65,11 +66,23 @@ def _check_new_tokens(model: ModelArguments, training: SDTrainingArguments) -> N
         )
     if model.embedding_learning_rate and not training.learning_rate:
         raise ValueError("--embedding_learning_rate needs a --learning_rate above 0, whose schedule it follows")
-    if model.embedding_learning_rate and "relative_step=True" in (training.optimizer_args or []):
+    own_rate = model.embedding_learning_rate not in (None, training.asked_learning_rate)
+    if own_rate and "relative_step=True" in (training.optimizer_args or []):
         raise ValueError(
             "--optimizer_args relative_step=True: all weights have one step size; leave it out, or"
             " --embedding_learning_rate"
         )
+
+
+def _check_text_encoder(model: ModelArguments, data: DataArguments, training: SDTrainingArguments) -> None:
+    if training.text_encoder_learning_rate not in (0, training.asked_learning_rate) and not model.train_text_encoder:
+        raise ValueError(
+            "--text_encoder_learning_rate: the text encoder is not trained; add --train_text_encoder, or leave it out"
+        )
+    changing = {"text_encoder": model.train_text_encoder, "embeddings": model.placeholder_token}
+    found = [name for name, trained in changing.items() if trained]
+    if data.cache_text_encoder_outputs and found:
+        raise ValueError(f"--cache_text_encoder_outputs: this run trains {found[0]}, so they do not stay the same")
 
 
 def _check_precision_and_sharding(training: SDTrainingArguments) -> None:

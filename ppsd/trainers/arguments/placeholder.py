@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
+from ppsd.formats.vector_names import file_stem
 from ppsd.models.placeholder import Placeholder, check_token
 from ppsd.trainers.arguments.flag import flag
 
@@ -47,6 +48,11 @@ class PlaceholderArguments:
             check_token(token)
         if len(set(self.placeholder_token or [])) != len(self.placeholder_token or []):
             raise ValueError("--placeholder_token: a token is named twice")
+        files: dict[str, str] = {}
+        for token in self.placeholder_token or []:
+            other = files.setdefault(file_stem(token).lower(), token)
+            if other != token:
+                raise ValueError(f"--placeholder_token: {other} and {token} would be saved as one file; rename one")
         if any(count < 1 for count in self.num_vectors or []):
             raise ValueError(f"--num_vectors is {self.num_vectors}; it must be at least 1")
         if not 0 < self.train_text_encoder_ti_frac <= 1:
