@@ -12,6 +12,7 @@ from typing import Any, Optional
 import numpy as np
 import paddle
 
+from ppsd.data.learned_tokens import expander
 from ppsd.data.tokens import CHUNK_TOKENS, TokenizeCaptions, chunks_of
 from ppsd.models.conditioning import Conditioning, check_clip_skip
 
@@ -89,6 +90,7 @@ class PromptEncoder:
         settings, length = text_settings(pipe), _chunk_length(pipe)
         chunks = chunks_of(settings.max_token_length, length)
         self._tokenizer, self._longest = pipe.tokenizer, chunks * (length - 2) + 2
+        self._expand = expander(pipe.tokenizer)
         self._tokenize = TokenizeCaptions(pipe.tokenizer, length, chunks)
         self._condition = Conditioning(pipe.text_encoder, False, settings.clip_skip, chunks)
 
@@ -100,7 +102,7 @@ class PromptEncoder:
     def warn_of_cuts(self, prompts: Sequence[str]) -> None:
         """Log which prompts are too long."""
         for prompt in dict.fromkeys(prompts):
-            count = len(self._tokenizer(prompt, truncation=True, max_length=_COUNTED)["input_ids"])
+            count = len(self._tokenizer(self._expand(prompt), truncation=True, max_length=_COUNTED)["input_ids"])
             if count > self._longest:
                 text = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
                 logger.warning(

@@ -25,6 +25,7 @@ from ppsd.trainers.arguments import ModelArguments
 from ppsd.trainers.cached_data import check_cached
 from ppsd.trainers.folder_cache import cached_sources
 from ppsd.trainers.held_out import hold_out, split
+from ppsd.trainers.latent_cache import TEXT_DEFAULTS
 from ppsd.trainers.run import Run
 from ppsd.trainers.step import DiffusionStep
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -116,8 +117,8 @@ def load_models(run: Run) -> Bundle:
 def warn_of_text(model: ModelArguments) -> None:
     """Say it where a pipeline that ppsd trained was told to read captions otherwise."""
     noted, told = read_text_settings(Path(model.pretrained_model_name_or_path)), model.text_settings
-    for name in ("clip_skip", "max_token_length"):
-        before, now = (getattr(settings, name) for settings in (noted or told, told))
+    for name, usual in TEXT_DEFAULTS.items():
+        before, now = (getattr(settings, name) or usual for settings in (noted or told, told))
         if before != now:
             logger.warning("--%s is %s; %s was trained with %s", name, now, model.pretrained_model_name_or_path, before)
 

@@ -13,6 +13,7 @@ import pytest
 
 from ppsd.data.tokens import TokenizeCaptions
 from ppsd.models.conditioning import Conditioning
+from ppsd.models.placeholder import add_tokens
 from ppsd.sampling.pipeline import generate, load_pipeline
 from ppsd.sampling.text import (
     PromptEncoder,
@@ -80,6 +81,16 @@ def test_the_end_of_a_long_prompt_counts(caplog: pytest.LogCaptureFixture) -> No
     with caplog.at_level(logging.WARNING, "ppsd"):
         assert differ()
     assert "tokens the first" not in caplog.text
+
+
+def test_all_vectors_of_a_learned_token_count(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tiny_pipeline()
+    add_tokens(pipe.tokenizer, {"<toy>": 40})
+    with caplog.at_level(logging.WARNING, "ppsd"):
+        PromptEncoder(pipe).warn_of_cuts(["<toy>", "<toy> <toy>"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "of 80 tokens the first 75 are used (--max_token_length): <toy> <toy>"
+    ]
 
 
 def test_a_folder_keeps_its_settings(tmp_path: Path) -> None:

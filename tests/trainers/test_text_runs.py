@@ -78,8 +78,9 @@ def test_another_reading_than_the_pipeline_was_trained_with_is_said(
 ) -> None:
     skipping = replace(run, pipeline=shutil.copytree(run.pipeline, tmp_path / "skipping"))
     (skipping.pipeline / "ppsd.json").write_text('{"clip_skip": 2, "max_token_length": null}')
-    said = f"--clip_skip is None; {skipping.pipeline} was trained with 2"
+    said = f"--clip_skip is 1; {skipping.pipeline} was trained with 2"
     skipping.train(tmp_path / "a", do_train=False, clip_skip=2)
     assert said not in caplog.text
-    skipping.train(tmp_path / "b", do_train=False)
+    skipping.train(tmp_path / "b", do_train=False, max_token_length=75)
     assert said in caplog.text
+    assert "--max_token_length is" not in caplog.text, "75 is the default"
