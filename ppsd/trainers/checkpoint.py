@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Optional
 
 from ppsd.formats.safetensors_file import Digest
@@ -44,16 +45,24 @@ def global_step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def prepare_output_dir(output_dir: str, models: Iterable[Optional[str]], clean: bool) -> None:
+def prepare_output_dir(
+    output_dir: str, models: Iterable[Optional[str]], clean: bool, images: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Make the folder and see that it can be written to; `clean` removes what a killed run left half-written.
 
-    Raises ValueError if the export would replace one of the folders that `models` are read from.
+    images: folders of images by flag. Raises ValueError if the export would replace one of the folders that `models`
+    are read from, or if previews would be among the images.
     """
     folder = Path(output_dir)
     replaced = {(folder / name).resolve() for name in ("", "unet", "vae", "text_encoder", "tokenizer")}
     for model in models:
         if model is not None and Path(model).exists() and Path(model).resolve() in replaced:
             raise ValueError(f"--output_dir: the result in {folder} would replace {model}, which is read from there")
+    for flag, data in images.items():
+        if Path(data).resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise ValueError(
+                f"--output_dir: {folder} lies in {data}, the folder of --{flag}, and its pictures would be trained on"
+            )
     require_writable(folder, "--output_dir")
     if clean:
         clean_leftovers(folder)

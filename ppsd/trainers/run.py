@@ -25,6 +25,12 @@ class Run:
         """The argument dataclasses."""
         return [group for group in (self.model, self.data, self.args, self.own) if group is not None]
 
+    def image_folders(self) -> dict[str, str]:
+        """The folders of images that are trained on, by flag."""
+        flags = ("train_data_dir", "instance_data_dir", "class_data_dir")
+        named = {flag: getattr(group, flag, None) for group in self.groups() for flag in flags if hasattr(group, flag)}
+        return {flag: folder for flag, folder in named.items() if folder is not None}
+
     def check(self) -> None:
         """Raise ValueError, naming the flag, for values that cannot work. Fills in defaults that other flags say."""
         check_arguments(self.model, self.data, self.args)

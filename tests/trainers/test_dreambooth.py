@@ -293,6 +293,14 @@ def test_class_images_among_the_instance_images_are_refused(subject: Subject, tm
         subject.train(tmp_path / "out", **PRIOR, class_data_dir=subject.instance / "class")
 
 
+def test_results_among_the_images_are_refused(subject: Subject, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--output_dir: .* lies in .*instance, the folder of --instance_data_dir"):
+        subject.train(subject.instance / "out")
+    inside = {**PRIOR, "class_data_dir": tmp_path / "out" / "class", "num_class_images": 1}
+    subject.train(tmp_path / "out", **inside, max_steps=1)
+    assert not (subject.instance / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "device", "dtype"),
     [
