@@ -11,10 +11,15 @@ import pytest
 
 from ppsd.trainers.dreambooth import DreamBoothTrainer
 from ppsd.trainers.parsing import ALIASES, parse_run
+from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
 
 ROOT = Path(__file__).parents[2]
-METHODS = {"dreambooth": DreamBoothTrainer, "text_to_image": StableDiffusionTrainer}
+METHODS = {
+    "dreambooth": DreamBoothTrainer,
+    "text_to_image": StableDiffusionTrainer,
+    "textual_inversion": TextualInversionTrainer,
+}
 OTHERS = {"mixed_precision", "offset_noise", "config", "gpus"}  # translated, another script's, the launcher's
 every_method = pytest.mark.parametrize("name", METHODS)
 every_page = pytest.mark.parametrize("page", [f"{name}/README{zh}.md" for name in METHODS for zh in ("", "_zh")])
@@ -29,12 +34,14 @@ def commands(page: Path) -> list[str]:
 def test_commands_parse_and_are_the_same_in_both_languages(name: str) -> None:
     english, chinese = (commands(ROOT / "examples" / name / file) for file in ("README.md", "README_zh.md"))
     assert english == chinese
-    trainings = [shlex.split(line) for line in english if f"examples/{name}/train.sh" in line]
+    demo, *trainings = [shlex.split(line) for line in english if f"examples/{name}/train.sh" in line]
+    assert demo == ["sh", f"examples/{name}/train.sh"]
     assert len(trainings) >= 2
     for words in trainings:
         run = parse_run(METHODS[name].own_arguments, words[2:], METHODS[name].defaults)
-        if run.own is not None:
-            run.own.check("cpu")
+        run.args.bf16 = False  # there need not be a GPU here
+        run.check()
+        METHODS[name].check(run)
 
 
 @every_page
