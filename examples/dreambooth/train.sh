@@ -9,5 +9,5 @@ method=dreambooth
 . "$root/examples/demo_methods.sh"
 prepare_demo ring 5
 train_demo --instance_data_dir "$demo/data" --class_data_dir "$demo/class_images"
-draw_demo "a sks circle" "a sks circle on a white background" "a sks circle on a green background" \
-    "a purple circle on a white background" "a red circle on a blue background" "a blue circle on a red background"
+draw_demo "a sks circle" "a sks circle" "a sks circle" \
+    "a purple circle on a white background" "a red circle on a blue background" "a blue square on a red background"
