@@ -78,8 +78,9 @@ def check_cached(
         )
     if cached["resolution"] != args.resolution:
         raise ValueError(f"--resolution is {args.resolution}; the latents were cached at {cached['resolution']}")
-    if data.random_flip:
-        raise ValueError("--random_flip cannot act on cached latents: leave it out, or train on the images")
+    for flag in ("random_flip", "color_jitter", "upscale_small"):
+        if getattr(data, flag):
+            raise ValueError(f"--{flag} cannot act on cached latents: leave it out, or train on the images")
     usual = DataArguments.__dataclass_fields__["interpolation"].default
     if data.interpolation not in (usual, cached["interpolation"]):
         raise ValueError(

@@ -124,6 +124,8 @@ def test_previews_show_what_the_latents_keep(cached: Run, tmp_path: Path) -> Non
     [
         ({"resolution": 128}, "--resolution is 128; the latents were cached at 64"),
         ({"random_flip": True}, "--random_flip cannot act on cached latents"),
+        ({"color_jitter": 0.1}, "--color_jitter cannot act on cached latents"),
+        ({"upscale_small": True}, "--upscale_small cannot act on cached latents"),
         ({"interpolation": "bicubic"}, "--interpolation is bicubic; the latents were cached with lanczos"),
         ({"enable_bucket": True, "min_bucket_reso": 64, "max_bucket_reso": 128}, "--enable_bucket: the cached latents"),
         ({"data_format": "laion400m"}, r"--data_format laion400m: .*part-000001.safetensors is a file of cached"),
