@@ -156,6 +156,14 @@ def test_what_the_demo_prints_is_what_it_prints(readme: Path) -> None:
     assert [line for line in headlines if line not in script] == []
 
 
+@pytest.mark.parametrize("page", TOOL_PAGES, ids=["en", "zh"])
+def test_the_plan_of_memory_is_what_the_tool_prints(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [body for _, body in code_blocks(page)]
+    place = next(i for i, body in enumerate(blocks) if "plan_memory.py" in body)
+    read_command_line("tools/plan_memory.py", blocks[place].split()[2:])
+    assert capsys.readouterr().out == blocks[place + 1]
+
+
 @both_readmes
 def test_the_table_of_exit_codes_is_that_of_the_code(readme: Path) -> None:
     codes = map(int, re.findall(r"^\| (\d+) \|", text_of(readme), flags=re.MULTILINE))
