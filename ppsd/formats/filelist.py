@@ -98,7 +98,10 @@ def _check_list(path: str) -> None:
 
 
 def _not_there(path: str) -> FileNotFoundError:
-    return FileNotFoundError(f"{path}: file list not found; tools/create_pretraining_data.py writes one")
+    return FileNotFoundError(
+        f"{path}: file list not found; tools/create_pretraining_data.py writes one (training reads a folder of images"
+        " with --train_data_dir)"
+    )
 
 
 def _entries(path: str) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ Each process encodes its share of the images, and all have all of them afterward
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -43,7 +44,8 @@ def cached_sources(
 ) -> tuple[list[Any], StreamConfig]:
     """The sources with what the flags want to be cached, and the settings of the stream over them.
 
-    trained: names of the layers that are trained. Raises ValueError, naming the flag, for what cannot be cached.
+    trained: names of the layers that are trained. Raises ValueError, naming the flag, for what cannot be cached and for
+    a folder that cannot be written.
     """
     data = run.data
     if not (data.cache_latents or data.cache_text_encoder_outputs):
@@ -54,13 +56,23 @@ def cached_sources(
             raise ValueError(f"{flag} is for image folders and data sets; for a --file_list run tools/cache_latents.py")
     cached: list[IndexedSource] = list(sources)
     config = settled(config, cached)
-    if data.cache_latents:
-        if config.enable_bucket:
-            cached = [measured(source) for source in cached]
-        cached = _with_latents(run, bundle, cached, config)
-    if data.cache_text_encoder_outputs:
-        cached, config = _with_hidden(run, bundle, cached, config, trained)
+    with _named_errors():
+        if data.cache_latents:
+            if config.enable_bucket:
+                cached = [measured(source) for source in cached]
+            cached = _with_latents(run, bundle, cached, config)
+        if data.cache_text_encoder_outputs:
+            cached, config = _with_hidden(run, bundle, cached, config, trained)
     return cached, config
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Those of the folder; images that cannot be read are BadRecords."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"--latents_cache_dir (by default in --output_dir): {error}") from error
 
 
 def _with_latents(

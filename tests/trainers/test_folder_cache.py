@@ -138,3 +138,9 @@ def test_a_file_that_is_damaged_later_is_counted(folder: FolderRun, tmp_path: Pa
     for _ in trainer.get_train_dataloader():
         pass
     assert trainer.loader.tally.counts == {"corrupt latents": 2}
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder: FolderRun, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("where the folder should be")
+    with pytest.raises(ValueError, match=r"--latents_cache_dir .*: .*Not a directory: '.*/file"):
+        folder.train(tmp_path / "out", **DISK, latents_cache_dir=tmp_path / "file")
