@@ -7,8 +7,20 @@ from collections.abc import Mapping
 from paddle import nn
 
 from ppsd.models.placeholder import AddedRows
+from ppsd.trainers.run import Run
 
 NORMS = (nn.LayerNorm, nn.GroupNorm)
+
+
+def learning_rate_ratios(run: Run) -> dict[str, float]:
+    """What to multiply `args.learning_rate` by for each trained layer that has a rate of its own."""
+    args = run.args
+    rates = {
+        "unet": args.unet_learning_rate,
+        "text_encoder": args.text_encoder_learning_rate,
+        "embeddings": run.model.embedding_learning_rate,
+    }
+    return {name: rate / args.learning_rate for name, rate in rates.items() if rate is not None and args.learning_rate}
 
 
 def trained_parameters(trained: Mapping[str, nn.Layer], rates: Mapping[str, float]) -> list:

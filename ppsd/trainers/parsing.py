@@ -18,76 +18,10 @@ from ppsd.trainers.arguments import (
     SDTrainingArguments,
     recipe_defaults,
 )
+from ppsd.trainers.foreign_flags import ALIASES, ELSEWHERE
 from ppsd.trainers.run import Run
 
-# Flags of diffusers' and kohya's scripts that mean the same as one here, value for value.
-ALIASES = {
-    "train_batch_size": "per_device_train_batch_size",
-    "max_train_steps": "max_steps",
-    "max_train_epochs": "num_train_epochs",
-    "checkpointing_steps": "save_steps",
-    "save_every_n_steps": "save_steps",
-    "checkpoints_total_limit": "save_total_limit",
-    "validation_prompt": "validation_prompts",
-    "sample_every_n_steps": "image_logging_steps",
-    "lr_scheduler": "lr_scheduler_type",
-    "lr_warmup_steps": "warmup_steps",
-    "lr_power": "power",
-    "image_interpolation_mode": "interpolation",
-    "tokenizer_max_length": "model_max_length",
-    "gradient_checkpointing": "recompute",
-    "min_snr_gamma": "snr_gamma",
-    "proportion_empty_prompts": "caption_dropout_rate",
-    "pre_compute_text_embeddings": "cache_text_encoder_outputs",
-    "adam_weight_decay": "weight_decay",
-    "max_data_loader_n_workers": "dataloader_num_workers",
-    "token_string": "placeholder_token",
-    "init_word": "initializer_token",
-    "num_vectors_per_token": "num_vectors",
-    "repeats": "dataset_repeats",
-    "unet_lr": "unet_learning_rate",
-    "text_encoder_lr": "text_encoder_learning_rate",
-    "xformers": "enable_xformers_memory_efficient_attention",
-    "use_xformers": "enable_xformers_memory_efficient_attention",
-}
 _PRECISIONS = {"no": [], "bf16": ["--bf16"], "fp16": ["--fp16"]}
-
-# Flags of theirs that are something else here, and what to do.
-ELSEWHERE = {
-    "benchmark": "throughput is in every log line (--logging_steps)",
-    "push_to_hub": "nothing is uploaded: the result is in --output_dir",
-    "hub_token": "nothing is uploaded: the result is in --output_dir",
-    "hub_model_id": "nothing is uploaded: the result is in --output_dir",
-    "revision": "give the folder of a downloaded model, or its hub name alone",
-    "variant": "give the folder of a downloaded model, or its hub name alone",
-    "non_ema_revision": "give the folder of a downloaded model, or its hub name alone",
-    "cache_dir": "models are downloaded to the folder that PPNLP_HOME names",
-    "allow_tf32": "set NVIDIA_TF32_OVERRIDE=1 (or 0) in the environment",
-    "scale_lr": "multiply --learning_rate by devices x --gradient_accumulation_steps x batch size yourself",
-    "lr_num_cycles": "only schedules without restarts are there (--lr_scheduler_type)",
-    "tracker_project_name": "logs go to --logging_dir (--report_to visualdl)",
-    "logging_tracker": "logs go to --logging_dir (--report_to visualdl)",
-    "offset_noise": "give its scale, which is 0.1 there: --noise_offset 0.1",
-    "dream_training": "DREAM's loss (arXiv 2312.00210) is not there; leave it out",
-    "dream_detail_preservation": "DREAM's loss (arXiv 2312.00210) is not there; leave it out",
-    "offload_ema": "the average of --use_ema stays on the device; leave it out",
-    "foreach_ema": "the average of --use_ema is updated weight by weight; leave it out",
-    "set_grads_to_none": "gradients are set to zero after each step; leave it out",
-    "text_encoder_use_attention_mask": "Stable Diffusion's text encoders are not told of the padding; leave it out",
-    "class_labels_conditioning": "Stable Diffusion's UNets have no class labels; leave it out",
-    "skip_save_text_encoder": "the result is a whole pipeline; leave it out",
-    "validation_images": "previews are drawn from --validation_prompts alone; leave it out",
-    "validation_scheduler": "previews are drawn with the scheduler of the pipeline; leave it out",
-    "use_object_template": "write --learnable_property object",
-    "use_style_template": "write --learnable_property style",
-    "no_safe_serialization": "no pickles are written: they can run any code when they are read; leave it out",
-    "save_model_as": "the result is a pipeline folder of safetensors; tools/ convert it",
-    "output_name": "the result is in --output_dir",
-    "save_precision": "weights are saved in float32; tools/ convert them",
-    "network_module": "that is LoRA's",
-    "lowram": "models are loaded in one way only; tools/plan_memory.py says which flags save memory",
-    "dataset_config": "folders are given by --train_data_dir, mixed data by --file_list",
-}
 
 
 class _Parser(PdArgumentParser):

@@ -1,4 +1,4 @@
-"""The trained weights and their average: what of a checkpoint can be used without continuing it."""
+"""The weights of a run: trained, averaged, frozen; what of a checkpoint can be used without continuing it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from ppsd.formats.safetensors_file import Digest, SafetensorsFile, TensorSource
+from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes, has_config, load_weights, read_config, save_component, weights_file
 
@@ -19,6 +20,12 @@ _TEXT_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden
 
 Trained = Mapping[str, nn.Layer]
 """What a run trains, by name; the first one is what is averaged."""
+
+
+def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:
+    """Copies in host memory, by paddle name, of what is not trained."""
+    frozen = [p for layer in bundle.layers() for p in layer.parameters() if p.stop_gradient]
+    return {p.name: p.detach().cpu().clone() for p in frozen}
 
 
 def save_trained(

@@ -30,13 +30,14 @@ from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.held_out import HeldOut
 from ppsd.trainers.meter import Meter
 from ppsd.trainers.method import Method
-from ppsd.trainers.optimizer import trained_parameters, undecayed
+from ppsd.trainers.optimizer import learning_rate_ratios, trained_parameters, undecayed
 from ppsd.trainers.optimizers.factory import make_optimizer
 from ppsd.trainers.previews import PreviewCallback
 from ppsd.trainers.processes import from_first
 from ppsd.trainers.run import Run
 from ppsd.trainers.run_state import load_positions
 from ppsd.trainers.step import DiffusionStep
+from ppsd.trainers.trained import frozen_weights
 from ppsd.trainers.validation import make_validation
 from ppsd.trainers.watching import Watch, make_watch
 
@@ -83,6 +84,11 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             prompts=args.prompts(),
         )
         self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)
+        self._set_callbacks(held_out)
+
+    def _set_callbacks(self, held_out: Optional[HeldOut]) -> None:
+        """In the order in which they are called: each finds what those before it have done."""
+        args, run, trained = self.args, self.run, self.step.trained
         for default in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
             self.remove_callback(default)
         self.add_callback(ProgressCallback(bar=not args.disable_tqdm))
@@ -91,10 +97,10 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             self.add_callback(EMACallback(self.ema, lambda: self.watch.guard.applied))
         if held_out is not None:
             self.add_callback(make_validation(self, held_out))
-        if "embeddings" in step.trained:
+        if "embeddings" in trained:
             until = math.ceil(run.model.train_text_encoder_ti_frac * args.max_steps)
-            self.add_callback(TrainedUntil(step.trained["embeddings"], until))
-            self.add_callback(UnseenTokens(step.trained["embeddings"]))
+            self.add_callback(TrainedUntil(trained["embeddings"], until))
+            self.add_callback(UnseenTokens(trained["embeddings"]))
         self.add_callback(self.previews)
         self.add_callback(SaveCallback(Every(epochs=args.save_every_n_epochs, epoch_steps=run.steps_per_epoch)))
         self.add_callback(LastStepCallback)
@@ -214,20 +220,3 @@ class _Watched:
 
     def __iter__(self) -> Iterator[Any]:
         return self.meter.watch(self.watch.watched(self.loader, self.loader.waited_for))
-
-
-def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:
-    """Copies in host memory, by paddle name, of what is not trained."""
-    frozen = [p for layer in bundle.layers() for p in layer.parameters() if p.stop_gradient]
-    return {p.name: p.detach().cpu().clone() for p in frozen}
-
-
-def learning_rate_ratios(run: Run) -> dict[str, float]:
-    """What to multiply `args.learning_rate` by for each trained layer that has a rate of its own."""
-    args = run.args
-    rates = {
-        "unet": args.unet_learning_rate,
-        "text_encoder": args.text_encoder_learning_rate,
-        "embeddings": run.model.embedding_learning_rate,
-    }
-    return {name: rate / args.learning_rate for name, rate in rates.items() if rate is not None and args.learning_rate}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ppsd.trainers.dreambooth import DreamBoothTrainer
-from ppsd.trainers.parsing import ALIASES, ELSEWHERE, parse_run
+from ppsd.trainers.foreign_flags import ALIASES, ELSEWHERE
+from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
 

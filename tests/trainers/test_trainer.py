@@ -14,7 +14,7 @@ from ppsd import compat
 from ppsd.diffusion.draws import draw
 from ppsd.models.saving import read_weights
 from ppsd.sampling.pipeline import generate, load_pipeline
-from ppsd.trainers.trainer import frozen_weights
+from ppsd.trainers.trained import frozen_weights
 from tests.images import jpeg_bytes, part_line, write_lines, write_lists
 from tests.tiny import tiny_unet
 from tests.trainers.conftest import Run, assert_same_weights, losses, weights
