@@ -17,7 +17,8 @@ import pytest
 
 from ppsd.trainers.arguments import check_arguments
 from ppsd.trainers.dreambooth import DreamBoothTrainer
-from ppsd.trainers.parsing import ALIASES, parse_run
+from ppsd.trainers.foreign_flags import ALIASES
+from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.run import Run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer

@@ -11,7 +11,7 @@ from typing import Optional
 import pytest
 
 from ppsd.trainers import arguments, exit_codes, nan_guard, signals
-from ppsd.trainers.parsing import ELSEWHERE
+from ppsd.trainers.foreign_flags import ELSEWHERE
 from tests.commands import (
     CHECKS,
     METHODS,

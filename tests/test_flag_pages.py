@@ -21,7 +21,7 @@ from ppsd.trainers.arguments.placeholder import PlaceholderArguments
 from ppsd.trainers.arguments.text import TextArguments
 from ppsd.trainers.arguments.training import SDTrainingArguments
 from ppsd.trainers.arguments.validation import ValidationArguments
-from ppsd.trainers.parsing import ALIASES, ELSEWHERE
+from ppsd.trainers.foreign_flags import ALIASES, ELSEWHERE
 from ppsd.trainers.textual_inversion import TextualInversionArguments
 from tests.commands import TOOLS, tool_flags, trainer_flags
 from tests.pages import FLAG, FLAG_PAGES, both_flag_pages, headings, sections, slug, text_of
