@@ -59,6 +59,7 @@ def parse_arguments(
     parser = _Parser(list(types), allow_abbrev=False, description=description)
     parser.add_argument("--config", help="YAML recipe; a flag on the command line overrides its key.", default=SUPPRESS)
     known = {action.dest for action in parser._actions} - {"help", "config"}
+    assert known.issuperset(defaults or ()), set(defaults or ()) - known
     try:
         changed = {**(defaults or {}), **recipe_defaults()}
         parser.set_defaults(**{name: value for name, value in changed.items() if name in known})
