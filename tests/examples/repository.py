@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 UNET = {**UNET_CONFIG, "cross_attention_dim": 64}  # the demo's text encoder is that wide
 QUICK = {
     "max_steps": 2,
-    "save_steps": 2,
+    "save_steps": 50,
     "warmup_steps": 0,
-    "image_logging_steps": 1,
+    "image_logging_steps": 50,
     "num_inference_steps": 2,
     "per_device_train_batch_size": 2,
     "num_class_images": 3,
