@@ -28,7 +28,8 @@ def sample_table(sizes: np.ndarray, buckets: Buckets) -> str:
     of = np.array([buckets.of(int(width), int(height)) for width, height in found]).reshape(-1, 2)
     table, counts = np.unique(of[inverse.reshape(-1)], axis=0, return_counts=True)
     shares = [f"{100 * count / len(sizes):.1f} %" for count in counts]
-    return _table(f"buckets of {len(sizes)} images checked:", ("size", "images", "share"), table, [counts.tolist(), shares])
+    title = f"buckets of {len(sizes)} images checked:"
+    return _table(title, ("size", "images", "share"), table, [counts.tolist(), shares])
 
 
 def _table(title: str, names: Sequence[str], sizes: np.ndarray, columns: Sequence[Sequence[object]]) -> str:

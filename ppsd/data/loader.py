@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Optional, Union
@@ -30,6 +32,7 @@ from ppsd.types import Batch, Sample, World
 logger = logging.getLogger(__name__)
 
 PREFETCHED_BATCHES = 2
+REPORT_SECONDS = 30.0  # between two lines about epochs
 MANY_PARTS = 2**30  # records that are found by number are shared by any number of lanes at no cost
 
 
@@ -84,7 +87,7 @@ class StreamLoader:
         self._items: Optional[Iterator[tuple[list[Sample], Tally]]] = None
         self._pool: Optional[WorkerPool] = None
         self._epoch = self._epochs_done()
-        self._epoch_tally = Tally()
+        self._epoch_tally, self._reported = Tally(), -math.inf
         self.tally = Tally()
 
     def __len__(self) -> int:
@@ -184,12 +187,13 @@ class StreamLoader:
         return min(state.cursors.get(source, Cursor()).epoch for state in self._states.values() for source in used)
 
     def _report_epoch(self) -> None:
-        """Log what an epoch used and skipped when it has just ended."""
-        epoch = self._epochs_done()
-        if epoch > self._epoch:
+        """Log what an epoch used and skipped when it has just ended; of a few images, several epochs at once."""
+        epoch, now = self._epochs_done(), time.monotonic()
+        if epoch > self._epoch and now >= self._reported + REPORT_SECONDS:
             level = logging.WARNING if self._epoch_tally.unexpected else logging.INFO
-            logger.log(level, "data of epoch %d: %s", epoch, self._epoch_tally)
-            self._epoch, self._epoch_tally = epoch, Tally()
+            epochs = f"epoch {epoch}" if epoch == self._epoch + 1 else f"epochs {self._epoch + 1} to {epoch}"
+            logger.log(level, "data of %s: %s", epochs, self._epoch_tally)
+            self._epoch, self._epoch_tally, self._reported = epoch, Tally(), now
 
 
 def lane_settings(

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppsd.data import loader as loader_module
 from ppsd.data import sample as sample_module
 from ppsd.data.config import StreamConfig
 from ppsd.data.loader import StreamLoader
@@ -295,7 +296,10 @@ def test_bad_records_are_counted_by_reason_with_their_place(
     assert stream.tally.used % 4 == 0
 
 
-def test_an_epoch_of_the_tally_has_each_bad_record_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_epoch_of_the_tally_has_each_bad_record_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "REPORT_SECONDS", 0)
     lines = [part_line(str(i), jpeg_bytes(32, 32) if i % 3 else b"no image") for i in range(60)]
     file_list = write_lists(tmp_path, {"set": [write_lines(tmp_path / "part-1", lines)]})
     stream = loader(file_list, num_lanes=4, num_records=40, batch_size=4)
@@ -309,6 +313,22 @@ def test_an_epoch_of_the_tally_has_each_bad_record_once(tmp_path: Path, caplog: 
     ]
     assert 55 <= stream.tally.counts["not an image"] <= 60
     assert len(stream.tally.examples["not an image"]) == 5
+
+
+def test_epochs_of_a_few_images_share_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_list = write_lists(tmp_path, {"set": [write_lines(tmp_path / "part-1", [part_line("a", jpeg_bytes(32, 32))])]})
+    stream = loader(file_list, num_lanes=1, num_records=4, batch_size=4)
+    with caplog.at_level(logging.INFO, "ppsd.data"):
+        for _ in range(3):
+            list(stream)
+        monkeypatch.setattr(loader_module, "REPORT_SECONDS", 0)
+        list(stream)
+    assert [record.getMessage() for record in caplog.records] == [
+        "data of epoch 1: 4 samples used, 0 records skipped",
+        "data of epochs 2 to 4: 12 samples used, 0 records skipped",
+    ]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

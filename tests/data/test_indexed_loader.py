@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppsd.data import loader as loader_module
 from ppsd.data.config import StreamConfig
 from ppsd.data.folders import folder_source
 from ppsd.data.loader import StreamLoader
@@ -163,7 +164,10 @@ def test_small_sets(tmp_path: Path, count: int, flags: dict[str, Any], devices: 
     assert max(used.values()) - min(used.values()) <= (1 if not flags else 2 * devices)
 
 
-def test_a_bad_image_is_named_in_the_report_of_each_epoch(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bad_image_is_named_in_the_report_of_each_epoch(
+    photos: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "REPORT_SECONDS", 0)
     stream = loader(photos, 1)
     with caplog.at_level(logging.INFO, "ppsd.data"):
         for _ in range(2):
