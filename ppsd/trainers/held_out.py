@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +14,14 @@ import paddle
 from ppsd.data.config import StreamConfig
 from ppsd.data.held_out_samples import Named, collect
 from ppsd.data.holdout import split_source
+from ppsd.data.indexed import IndexedSource
 from ppsd.data.source import Source, settled
 from ppsd.models.bundle import Bundle
 from ppsd.models.latents import posterior
 from ppsd.trainers.processes import from_first
 from ppsd.types import Sample
+
+logger = logging.getLogger(__name__)
 
 _SEED = 0
 
@@ -44,6 +48,10 @@ def split(sources: Sequence[Source], share: float) -> tuple[list[Any], list[Any]
     if not share:
         return list(sources), []
     pairs = [split_source(source, share, _SEED) for source in sources]
+    for trained, held_out in pairs:
+        if isinstance(held_out, IndexedSource) and isinstance(trained, IndexedSource):
+            count, rest = len(held_out.records), len(trained.records)
+            logger.info("%s: %d of %d records are held out", held_out.name, count, count + rest)
     return [trained for trained, _ in pairs], [held_out for _, held_out in pairs]
 
 

@@ -29,7 +29,7 @@ def main() -> None:
         "text_to_image/train_text_to_image.py",
         run,
         f"""--pretrained_model_name_or_path {args.base} --train_data_dir {data} --max_steps {args.max_steps}
-        --learning_rate {args.learning_rate} --warmup_steps 20 --ema_decay 0.99 --cache_latents --center_crop""".split(),
+        --learning_rate {args.learning_rate} --warmup_steps 20 --ema_decay 0.99 --cache_latents""".split(),
     )
     pairs, prompts = choose(PAIRS, args.num_samples, seed=1)
     shares = {}

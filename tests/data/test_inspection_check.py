@@ -226,9 +226,7 @@ def test_a_quick_check_of_a_large_folder_looks_at_some_images(monkeypatch: pytes
 
 def test_a_folder_without_a_usable_image(tmp_path: Path) -> None:
     config = _folder(tmp_path, 0, 3)
-    with pytest.raises(
-        ValueError, match=r"^--train_data_dir .*photos: training cannot start: photos: not one"
-    ):
+    with pytest.raises(ValueError, match=r"^--train_data_dir .*photos: training cannot start: photos: not one"):
         check_data(config, None)
     nothing = numbered_source(0, name="dogs", bad=[("a.jpg", BadRecord("missing image", "a.jpg"))])
     with pytest.raises(ValueError, match=r"^the data: training cannot start: dogs: .*1 missing image, e.g. a.jpg"):
@@ -246,9 +244,7 @@ def test_small_images_of_folders_are_enlarged_those_of_streams_are_not(tmp_path:
 
 def test_a_column_that_no_image_of_a_folder_has(tmp_path: Path) -> None:
     config = replace(_folder(tmp_path, 4), filter="score > 3")
-    with pytest.raises(
-        ValueError, match=r"4 filter: no score.*; --filter: no record .* has a column score"
-    ):
+    with pytest.raises(ValueError, match=r"4 filter: no score.*; --filter: no record .* has a column score"):
         check_data(config, None)
 
 

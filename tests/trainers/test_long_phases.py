@@ -8,9 +8,10 @@ from typing import Any, Callable
 
 import pytest
 
-from ppsd.trainers import callbacks
-from ppsd.trainers.callbacks import PreviewCallback
+from ppsd.trainers import previews
+from ppsd.trainers.due import Every
 from ppsd.trainers.heart import Heart, Phase
+from ppsd.trainers.previews import PreviewCallback
 from tests.trainers.conftest import Run
 
 
@@ -28,14 +29,14 @@ def test_the_other_processes_wait_for_previews(monkeypatch: pytest.MonkeyPatch) 
     """This one is not the first."""
     waited = []
     callback = PreviewCallback.__new__(PreviewCallback)
-    callback.heart, callback.first = Heart(), None
+    callback.heart, callback.first, callback.every = Heart(), None, Every(2)
 
     def first_alone(work: Callable[[], Any]) -> None:
         waited.append(callback.heart.phase)
 
-    monkeypatch.setattr(callbacks, "first_alone", first_alone)
+    monkeypatch.setattr(previews, "first_alone", first_alone)
     for step in range(1, 6):
         state = SimpleNamespace(global_step=step, max_steps=5)
-        callback.on_step_end(SimpleNamespace(image_logging_steps=2), state, None)
+        callback.on_step_end(SimpleNamespace(), state, None)
     assert waited == [Phase.PREVIEWS] * 3
     assert callback.heart.phase is Phase.DATA
