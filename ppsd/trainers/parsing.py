@@ -98,6 +98,9 @@ def _read_recipe(path: str, known: set[str]) -> list[str]:
         raise ValueError(f"--config: {path} must hold `flag: value` lines")
     flags = []
     for name, value in recipe.items():
+        if name == "mixed_precision":
+            flags += _precision("no" if value in (None, False) else str(value))  # YAML reads no as False
+            continue
         key = name if name in known else ALIASES.get(name, name)
         if key not in known:
             raise ValueError(f"--config: {path}: unknown key {key!r}{_nearest(str(key), known)}")

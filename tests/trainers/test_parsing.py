@@ -66,8 +66,11 @@ def test_flags_of_other_recipes_mean_the_same_here(tmp_path: Path, capsys: pytes
         capsys, [*NEEDED, "--mixed_precision=fp8"]
     )
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("train_batch_size: 6\n")
-    assert parse([*NEEDED, "--config", str(recipe)])[2].per_device_train_batch_size == 6
+    recipe.write_text("train_batch_size: 6\nmixed_precision: bf16\n")
+    args = parse([*NEEDED, "--config", str(recipe)])[2]
+    assert (args.per_device_train_batch_size, args.bf16) == (6, True)
+    recipe.write_text("mixed_precision: no\n")
+    assert not parse([*NEEDED, "--config", str(recipe)])[2].bf16
 
 
 @pytest.mark.parametrize("name", sorted(MEANINGLESS))
