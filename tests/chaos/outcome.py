@@ -52,7 +52,7 @@ def finish(runner: Runner, spec: Spec, processes: Sequence[int], rng: random.Ran
     ended = time.monotonic()
     left = [process for process in processes if process not in codes]
     killed = moment is not None and moment.signal == signal.SIGKILL and any(codes.values())
-    kill_peers = killed and rng.random() < 0.5
+    kill_peers = killed and (rng.random() < 0.5 or not joined(spec, len(processes)))
     while left:
         if kill_peers:
             for process in left:
@@ -65,6 +65,13 @@ def finish(runner: Runner, spec: Spec, processes: Sequence[int], rng: random.Ran
     in_order = tuple(codes[process] for process in processes)
     kind = moment.kind if moment is not None and any(in_order) else "none"
     return Outcome(kind, in_order, time.monotonic() - start, survivor_s=survivor_s)
+
+
+def joined(spec: Spec, ranks: int) -> bool:
+    """Whether the processes have found one another: one that looks for a killed one is ended by the launcher alone."""
+    logs = [Path(spec.work, f"attempt-{spec.number}-{rank}.log") for rank in range(ranks)]
+    there = [log.read_text(errors="replace") for log in logs if log.is_file()]  # a launcher has its own
+    return ranks == 1 or all("Successfully connected" in text for text in there)
 
 
 def require_ended(attempt: Outcome, spec: Spec, finished: bool) -> None:
