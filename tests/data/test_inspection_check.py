@@ -244,9 +244,7 @@ def test_small_images_of_folders_are_enlarged_those_of_streams_are_not(tmp_path:
 
 def test_a_column_that_no_image_of_a_folder_has(tmp_path: Path) -> None:
     config = replace(_folder(tmp_path, 4), filter="score > 3")
-    with pytest.raises(
-        ValueError, match=r"(?s)nothing in it can be used: .* 4 filter: no score, e\.g\. .*the record has no score"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)nothing in it can be used.* 4 filter: no score"):
         check_data(config, None)
 
 
