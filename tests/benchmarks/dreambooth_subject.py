@@ -27,7 +27,7 @@ CLASS = "a purple circle on a white background"  # what class images that lack a
 
 
 def main() -> None:
-    args = parser(__doc__, max_steps=300, learning_rate=5e-4).parse_args()
+    args = parser(__doc__, max_steps=500, learning_rate=5e-4).parse_args()
     require_base(args.base)
     data, prior = make_data("ring", IMAGES, args.output / "ring"), args.output / "circles"
     pairs = [(a, b) for a in NAMES for b in NAMES if a != b]

@@ -46,14 +46,11 @@ def show(count: int, state: Path) -> float:
     history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
     held_out = {entry["step"]: entry for entry in history if "validation_loss" in entry}
     training = {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
-    print(f"\n{count} images\n{'step':>6}{'training loss':>15}{'held-out loss':>15}{'error':>9}{'rise':>9}")
+    print(f"\n{count} images\n{'step':>6}{'training loss':>15}{'held-out loss':>15}{'error':>9}{'rise/err':>9}")
     for step, entry in held_out.items():
         shown = f"{training[step]:>15.4f}" if step in training else " " * 15
-        rise = entry.get("validation_rise")
-        print(
-            f"{step:>6}{shown}{entry['validation_loss']:>15.4f}{entry['validation_error']:>9.4f}"
-            + (f"{rise:>9.1f}" if isinstance(rise, (int, float)) else "")
-        )
+        sure = entry["validation_rise"] / entry["validation_rise_error"] if "validation_rise" in entry else 0.0
+        print(f"{step:>6}{shown}{entry['validation_loss']:>15.4f}{entry['validation_loss_error']:>9.4f}{sure:>9.1f}")
     losses = [entry["validation_loss"] for entry in held_out.values()]
     return losses[-1] / min(losses) - 1
 
