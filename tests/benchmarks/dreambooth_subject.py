@@ -27,7 +27,7 @@ CLASS = "a purple circle on a white background"  # what class images that lack a
 
 
 def main() -> None:
-    args = parser(__doc__, max_steps=500, learning_rate=5e-4).parse_args()
+    args = parser(__doc__, max_steps=500, learning_rate=1e-3).parse_args()
     require_base(args.base)
     data, prior = make_data("ring", IMAGES, args.output / "ring"), args.output / "circles"
     pairs = [(a, b) for a in NAMES for b in NAMES if a != b]
@@ -37,7 +37,7 @@ def main() -> None:
     figures = {"before": measure(args.base, args.num_samples, class_prompts, colors, args.output / "ring_before")}
     common = f"""--pretrained_model_name_or_path {args.base} --instance_data_dir {data} --dataset_repeats 100
         --max_steps {args.max_steps} --learning_rate {args.learning_rate} --per_device_train_batch_size 8
-        --ema_decay 0.98 --train_text_encoder"""
+        --ema_decay 0.98 --train_text_encoder --text_encoder_learning_rate {args.learning_rate / 2}"""
     with_prior = f"--with_prior_preservation --class_data_dir {prior} --num_class_images 90"
     for name, flags in (("with prior", [*with_prior.split(), "--class_prompt", CLASS]), ("without prior", [])):
         run = args.output / name.replace(" ", "_")
