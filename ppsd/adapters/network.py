@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ppsd.adapters.layers import weight_of, weight_shape
 from ppsd.adapters.places import Place, kohya_name
 from ppsd.adapters.targets import Target
 from ppsd.formats.safetensors_file import SafetensorsFile
+from ppsd.models.saving import differing
 
 
 class AdapterNetwork(nn.Layer):
@@ -32,6 +33,11 @@ class AdapterNetwork(nn.Layer):
     def adapters(self) -> dict[Place, Adapter]:
         return dict(self._named.values())
 
+    def named_adapters(self) -> Iterator[tuple[str, Place, Adapter]]:
+        """With the names that they have in files of kohya's."""
+        for name, (place, adapter) in self._named.items():
+            yield name, place, adapter
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, paddle.Tensor]:
         """The parameters, and `NAME.alpha` [], which is no parameter: half precision (AMP O2) would round it."""
         alphas = {
@@ -40,11 +46,18 @@ class AdapterNetwork(nn.Layer):
         return {**super().state_dict(*args, **kwargs), **alphas}
 
     def check_saved(self, file: Path) -> None:
-        """Raise ValueError where saved adapters have other alphas than these: they would mean something else."""
+        """Raise ValueError where saved adapters are of other layers, sizes or alphas than these."""
         source = SafetensorsFile(file)
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        wrong = differing(own, {name: spec.shape for name, spec in source.specs.items()})
+        if wrong:
+            raise ValueError(
+                f"--network_module: {file} holds adapters of other layers or ranks (e.g. {wrong[0]}); continue with the"
+                " same --network_* and --conv_* flags, or start over with --overwrite_output_dir"
+            )
         for name, (place, adapter) in self._named.items():
             key = f"{name}.{ALPHA}"
-            if key in source.specs and float(source.read(key)) != np.float32(adapter.alpha):
+            if float(source.read(key)) != np.float32(adapter.alpha):
                 raise ValueError(
                     f"--network_alpha: {file} has alpha {float(source.read(key)):g} at {place.path}, this run"
                     f" {adapter.alpha:g}; continue with the same one, or start over with --overwrite_output_dir"

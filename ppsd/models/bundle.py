@@ -25,6 +25,7 @@ class Bundle:
     """vae, text_encoder and unet are layers; scheduler_config is what the checkpoint's scheduler folder says.
 
     embeddings: the rows of new tokens that are trained beside the text encoder's own (see ppsd.models.placeholder).
+    adapter: what is trained beside the layers of the networks (see ppsd.adapters.network).
     """
 
     vae: AutoencoderKL
@@ -33,6 +34,7 @@ class Bundle:
     unet: UNet2DConditionModel
     scheduler_config: Mapping[str, Any]
     embeddings: Optional[nn.Layer] = None
+    adapter: Optional[nn.Layer] = None
 
     @property
     def vae_scale_factor(self) -> int:

@@ -50,8 +50,11 @@ def use_vae_savings(vae: AutoencoderKL, slicing: bool, tiling: bool) -> None:
 
 
 def halve_frozen(bundle: Bundle, trained: Container[str], dtype: str) -> None:
-    """Cast the VAE, and the text encoder unless it or new tokens' embeddings are among `trained`, to `dtype`."""
+    """Cast the VAE to `dtype`, and what else is not in `trained`: the UNet where adapters are, and the text encoder
+    unless new tokens' embeddings are."""
     halved = [bundle.vae]
+    if "adapter" in trained:
+        halved.append(bundle.unet)
     if "text_encoder" not in trained and "embeddings" not in trained:
         halved.append(bundle.text_encoder)
     for layer in halved:

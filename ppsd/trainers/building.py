@@ -28,6 +28,7 @@ from ppsd.trainers.held_out import hold_out, split
 from ppsd.trainers.latent_cache import TEXT_DEFAULTS
 from ppsd.trainers.run import Run
 from ppsd.trainers.step import DiffusionStep
+from ppsd.trainers.trained import trains_text
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from ppsd.types import World
 
@@ -141,7 +142,7 @@ def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -
     method.adapt(run, bundle)
     trained = method.trained_layers(run, bundle)
     if args.recompute:
-        use_recompute(bundle, bool({"text_encoder", "embeddings"} & set(trained)))
+        use_recompute(bundle, trains_text(trained))
     if args.enable_xformers_memory_efficient_attention:
         use_memory_efficient_attention(bundle)
     where = f"scheduler of {model.pretrained_model_name_or_path}"

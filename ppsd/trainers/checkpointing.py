@@ -13,12 +13,16 @@ from ppsd.compat import first_alone
 import paddle
 from paddlenlp.trainer import Trainer
 
+from ppsd.adapters.network import AdapterNetwork
 from ppsd.formats.safetensors_file import Digest
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
+from ppsd.models.saving import component_bytes
 from ppsd.sampling.text import write_text_settings
 from ppsd.trainers.arguments import SDTrainingArguments
+from ppsd.trainers.adapter_export import write_adapter
 from ppsd.trainers.checkpoint import publish, rotate, staged
+from ppsd.trainers.embeddings import learned_bytes, learned_rows, write_learned
 from ppsd.trainers.exporting import exporting, pipeline_bytes, write_pipeline
 from ppsd.trainers.optimizer_state import OPTIMIZER, OptimizerState, load_optimizer, wrappers
 from ppsd.trainers.processes import SharedFile, everyones, from_first
@@ -74,11 +78,19 @@ class CheckpointingTrainer(Trainer):
             logger.info("%s: %s", self.exported, folder)
         return folder
 
-    exported = "pipeline"
+    @property
+    def exported(self) -> str:
+        """What `write_export` writes, in a word."""
+        return "pipeline" if self.bundle.adapter is None else "LoRA"
 
     def write_export(self, folder: Path) -> dict[Path, Digest]:
-        """The whole pipeline; a method may have something else to give away."""
-        return self._write_pipeline(folder, self._masters())
+        """The whole pipeline, or the adapters beside it; a method may have something else to give away."""
+        adapter, masters = self.bundle.adapter, self._masters()
+        if not isinstance(adapter, AdapterNetwork):
+            return self._write_pipeline(folder, masters)
+        name = Path(self.args.output_dir).resolve().name
+        written = write_adapter(folder, name, adapter, self.ema, masters)
+        return {**written, **write_learned(folder, learned_rows(self.bundle, self.ema, masters))}
 
     def _write_pipeline(self, folder: Path, masters: Mapping[str, paddle.Tensor]) -> dict[Path, Digest]:
         kind, text = self._prediction_type, self.step.text
@@ -86,7 +98,10 @@ class CheckpointingTrainer(Trainer):
 
     def export_bytes(self) -> int:
         """What `write_export` writes of weights."""
-        return pipeline_bytes(self.bundle)
+        adapter = self.bundle.adapter
+        if not isinstance(adapter, AdapterNetwork):
+            return pipeline_bytes(self.bundle)
+        return 2 * component_bytes(adapter) + learned_bytes(self.bundle)
 
     @property
     def _prediction_type(self) -> str:

@@ -25,6 +25,9 @@ ALIASES = {
     "init_word": "initializer_token",
     "num_vectors_per_token": "num_vectors",
     "repeats": "dataset_repeats",
+    "rank": "network_dim",
+    "lora_alpha": "network_alpha",
+    "lora_dropout": "network_dropout",
     "unet_lr": "unet_learning_rate",
     "text_encoder_lr": "text_encoder_learning_rate",
     "xformers": "enable_xformers_memory_efficient_attention",
@@ -63,7 +66,6 @@ ELSEWHERE = {
     "save_model_as": "the result is a pipeline folder of safetensors; tools/ convert it",
     "output_name": "the result is in --output_dir",
     "save_precision": "weights are saved in float32; tools/ convert them",
-    "network_module": "that is LoRA's",
     "lowram": "models are loaded in one way only; tools/plan_memory.py says which flags save memory",
     "dataset_config": "folders are given by --train_data_dir, mixed data by --file_list",
 }

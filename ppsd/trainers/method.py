@@ -11,6 +11,7 @@ from ppsd.data.config import StreamConfig
 from ppsd.data.source import open_sources
 from ppsd.models.bundle import Bundle
 from ppsd.models.placeholder import add_placeholders
+from ppsd.trainers.adapter import add_adapter
 from ppsd.trainers.run import Run
 
 
@@ -52,17 +53,23 @@ class Method:
     @classmethod
     def trained_names(cls, run: Run) -> tuple[str, ...]:
         """Names of the layers of the bundle that are trained; the first is what an EMA averages."""
-        asked = {"text_encoder": run.model.train_text_encoder, "embeddings": bool(run.model.placeholder_token)}
+        model = run.model
+        if model.network_module:
+            return ("adapter", *(["embeddings"] if model.placeholder_token else []))
+        asked = {"text_encoder": model.train_text_encoder, "embeddings": bool(model.placeholder_token)}
         return ("unet", *(name for name, trained in asked.items() if trained))
 
     @classmethod
     def adapt(cls, run: Run, bundle: Bundle) -> None:
-        """Add to the models what is to be trained; here, the new tokens that any method may have (--placeholder_token).
+        """Add to the models what is to be trained; here, what any method may have: new tokens (--placeholder_token)
+        and adapters (--network_module).
 
         A method that adds something else calls this one, too, before.
         """
         if run.model.placeholder_token:
             add_placeholders(bundle, run.model.placeholders(), run.args.seed)
+        if run.model.network_module:
+            bundle.adapter = add_adapter(run, bundle)
 
     @classmethod
     def trained_layers(cls, run: Run, bundle: Bundle) -> dict[str, nn.Layer]:

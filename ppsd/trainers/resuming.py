@@ -116,7 +116,12 @@ def newest_step(output_dir: str) -> int:
     return max(map(global_step, find_checkpoints(Path(output_dir))), default=-1)
 
 
-PARTS = {"unet": "", "text_encoder": "--train_text_encoder", "embeddings": "--placeholder_token"}
+PARTS = {
+    "unet": "",
+    "text_encoder": "--train_text_encoder",
+    "embeddings": "--placeholder_token",
+    "adapter": "--network_module",
+}
 """Layers that a run can train, by the names of their folders in a checkpoint, and the flags that say so."""
 
 

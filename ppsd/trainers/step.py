@@ -15,6 +15,7 @@ from ppsd.models.conditioning import Conditioning, freeze_skipped
 from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.latents import encode, sample
 from ppsd.sampling.text import TextSettings
+from ppsd.trainers.trained import trains_text
 
 
 class DiffusionStep(nn.Layer):
@@ -33,9 +34,10 @@ class DiffusionStep(nn.Layer):
         self.trained = dict(trained)
         if bundle.embeddings is not None:
             self.embeddings = bundle.embeddings  # no part of the text encoder
+        if bundle.adapter is not None:
+            self.adapter = bundle.adapter  # no part of the networks
         self.objective, self.text = objective, text
-        trains_text = bool({"text_encoder", "embeddings"} & set(trained))
-        self.conditioning = Conditioning(bundle.text_encoder, trains_text, text.clip_skip, text.chunks)
+        self.conditioning = Conditioning(bundle.text_encoder, trains_text(trained), text.clip_skip, text.chunks)
         self.denoiser = PlainDenoiser(bundle.unet)
         bundle.freeze(trained.values())
         freeze_skipped(bundle.text_encoder, text.clip_skip)

@@ -51,6 +51,10 @@ class TextualInversionTrainer(StableDiffusionTrainer):
         run.own.templates()
         if not run.model.placeholder_token:
             raise ValueError("--placeholder_token is missing: the new token to learn, e.g. '<toy>'")
+        if run.model.network_module:
+            raise ValueError(
+                "--network_module: textual inversion trains new tokens only; give --placeholder_token to train_lora.py"
+            )
         if run.model.train_text_encoder:
             raise ValueError(
                 "--train_text_encoder: textual inversion trains new tokens only; to train other weights as well, give"

@@ -10,6 +10,7 @@ from typing import Any, Optional
 import paddle
 from paddle import nn
 
+from ppsd.adapters.network import AdapterNetwork
 from ppsd.formats.safetensors_file import Digest, SafetensorsFile, TensorSource
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
@@ -62,12 +63,21 @@ def load_trained(
             ema.load(open_file(folder / name / weights_file(layer, "ema")))
 
 
+def trains_text(trained: Trained) -> bool:
+    """Whether what the text encoder says changes."""
+    adapter = trained.get("adapter")
+    adapted = isinstance(adapter, AdapterNetwork) and any(place.part != "unet" for place in adapter.adapters)
+    return adapted or bool({"text_encoder", "embeddings"} & set(trained))
+
+
 def check_architecture(folder: Path, trained: Trained) -> None:
     """Raise ValueError where the checkpoint's networks are built otherwise than this run's.
 
     Most of what a config says shows in no weight's shape: heads, norms, activations.
     """
     for name, layer in trained.items():
+        if isinstance(layer, AdapterNetwork):
+            layer.check_saved(folder / name / weights_file(layer))
         if not has_config(layer):
             continue
         config = layer.config.to_dict() if hasattr(layer.config, "to_dict") else dict(layer.config.items())

@@ -166,7 +166,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             kept = undecayed(self.step)
             self.optimizer = make_optimizer(
                 self.args,
-                trained_parameters(self.step.trained, learning_rate_ratios(self.run)),
+                trained_parameters(self.step.trained, learning_rate_ratios(self.run, self.bundle)),
                 self.lr_scheduler if lr_scheduler is None else lr_scheduler,
                 apply_decay=lambda name: name not in kept,
             )

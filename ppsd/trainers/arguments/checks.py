@@ -37,6 +37,7 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: SDTrai
         raise ValueError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0")
     model.check_text()
     model.check_placeholder()
+    model.check_adapter()
     data.check_folder()
     data.check_captions()
     data.check_cache()
@@ -46,6 +47,8 @@ def check_arguments(model: ModelArguments, data: DataArguments, training: SDTrai
     _check_precision_and_sharding(training)
     if model.placeholder_token:
         _check_new_tokens(model, training)
+    if model.network_module:
+        _check_adapter(model, training)
     _check_text_encoder(model, data, training)
 
 
@@ -71,6 +74,21 @@ def _check_new_tokens(model: ModelArguments, training: SDTrainingArguments) -> N
         raise ValueError(
             "--optimizer_args relative_step=True: all weights have one step size; leave it out, or"
             " --embedding_learning_rate"
+        )
+
+
+def _check_adapter(model: ModelArguments, training: SDTrainingArguments) -> None:
+    if not training.only_save_updated_model:
+        raise ValueError("--only_save_updated_model False: with --network_module a checkpoint holds the adapter alone")
+    rates = {training.unet_learning_rate, training.text_encoder_learning_rate}
+    own = (
+        any(value is not None for value in (model.down_lr_weight, model.mid_lr_weight, model.up_lr_weight))
+        or model.loraplus_lr_ratio != 1
+    )
+    if "relative_step=True" in (training.optimizer_args or []) and (own or len(rates) > 1):
+        raise ValueError(
+            "--optimizer_args relative_step=True: all weights then have one step size; leave it out, or"
+            " --down_lr_weight, --mid_lr_weight, --up_lr_weight and --loraplus_lr_ratio"
         )
 
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Optional
 
+from ppsd.trainers.arguments.adapter import AdapterArguments
 from ppsd.trainers.arguments.flag import flag
 from ppsd.trainers.arguments.placeholder import PlaceholderArguments
 from ppsd.trainers.arguments.text import TextArguments
 
 
 @dataclass
-class ModelArguments(TextArguments, PlaceholderArguments):
+class ModelArguments(TextArguments, PlaceholderArguments, AdapterArguments):
     """What is trained and how its loss is made."""
 
     pretrained_model_name_or_path: str = flag(
