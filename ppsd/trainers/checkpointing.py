@@ -19,8 +19,8 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes
 from ppsd.sampling.text import write_text_settings
-from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.adapter_export import write_adapter
+from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.checkpoint import publish, rotate, staged
 from ppsd.trainers.embeddings import learned_bytes, learned_rows, write_learned
 from ppsd.trainers.exporting import exporting, pipeline_bytes, write_pipeline
