@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ppsd.interop.added_embeddings import add_files
+from ppsd.interop.lora.attaching import LoraSwitch, models_of
 from ppsd.models.bundle import Bundle
 from ppsd.models.saving import weights_file
 from ppsd.sampling.compare import OTHER_PARTS, Candidate
@@ -100,4 +101,13 @@ def _add_embeddings(bundle: Bundle, candidate: Candidate) -> None:
     add_files(bundle, [candidate.checkpoint / "embeddings" / weights_file(None, variant)])
 
 
+def _add_adapter(bundle: Bundle, candidate: Candidate) -> None:
+    """The adapters of a checkpoint."""
+    assert candidate.checkpoint is not None
+    variant = "ema" if candidate.averaged == "adapter" else None
+    file = candidate.checkpoint / "adapter" / weights_file(None, variant)
+    LoraSwitch(models_of(bundle)).use([(str(file), 1.0)])
+
+
 OTHER_PARTS["embeddings"] = _add_embeddings
+OTHER_PARTS["adapter"] = _add_adapter
