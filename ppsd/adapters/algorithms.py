@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ppsd.adapters.base import ALPHA, DORA, Adapter, Factors
+from ppsd.adapters.loha import LoHa
+from ppsd.adapters.lokr import LoKr
 from ppsd.adapters.lora import LoRA
 
-ALGORITHMS: dict[str, type[Adapter]] = {"lora": LoRA, "locon": LoRA}
+ALGORITHMS: dict[str, type[Adapter]] = {"lora": LoRA, "locon": LoRA, "loha": LoHa, "lokr": LoKr}
 
 
 def algorithm_of(leaves: Sequence[str]) -> type[Adapter]:

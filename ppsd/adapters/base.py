@@ -96,16 +96,23 @@ class Adapter(nn.Layer):
 
     def delta(self, weight: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """The change of the weight [out,in,...]; weight: the layer's own, likewise."""
-        change = self.shaped(self.product()) * self.scale
-        if not self.decomposes:
-            return change
-        assert weight is not None, "DoRA changes a weight by what it is"
-        return decomposed(weight.astype(change.dtype) + change, self.dora_scale) - weight.astype(change.dtype)
+        with paddle.amp.auto_cast(enable=False):
+            return self._change(self._scaled(), weight)
 
     def added(self, x: paddle.Tensor, layer: nn.Layer) -> paddle.Tensor:
         """What comes to the layer's output for x."""
-        change = self.delta(weight_of(layer) if self.decomposes else None)
+        with paddle.amp.auto_cast(enable=False):
+            change = self._change(self.without_rows(self._scaled(), 0), weight_of(layer) if self.decomposes else None)
         return self.dropped(transform(layer, x, change.astype(layer.weight.dtype)))
+
+    def _scaled(self) -> paddle.Tensor:
+        return self.shaped(self.product()) * self.scale
+
+    def _change(self, product: paddle.Tensor, weight: Optional[paddle.Tensor]) -> paddle.Tensor:
+        if not self.decomposes:
+            return product
+        assert weight is not None, "DoRA changes a weight by what it is"
+        return decomposed(weight.astype(product.dtype) + product, self.dora_scale) - weight.astype(product.dtype)
 
     def forward(self, x: paddle.Tensor, layer: nn.Layer) -> paddle.Tensor:
         """`added`, or in training, at random, nothing: times 0, so that every device has gradients to share."""
@@ -118,6 +125,14 @@ class Adapter(nn.Layer):
 
     def dropped(self, value: paddle.Tensor) -> paddle.Tensor:
         return nn.functional.dropout(value, self.dropout.features, training=self.training)
+
+    def without_rows(self, value: paddle.Tensor, axis: int) -> paddle.Tensor:
+        """axis: of the layer's outputs. In training some of them get no change, the others more (after LyCORIS)."""
+        probability = self.dropout.rank
+        if not (self.training and probability):
+            return value
+        shape = [size if i == axis else 1 for i, size in enumerate(value.shape)]
+        return value * (self.kept(shape, probability) / (1.0 - probability)).astype(value.dtype)
 
     def kept(self, shape: Sequence[int], probability: float) -> paddle.Tensor:
         """float32: 0 with that probability, else 1."""
@@ -138,7 +153,12 @@ def decomposed(weight: paddle.Tensor, magnitude: paddle.Tensor) -> paddle.Tensor
     by_output = magnitude.shape[0] == weight.shape[0]
     axes = [i for i in range(weight.ndim) if i != (0 if by_output else 1)]
     length = (weight.detach() ** 2).sum(axis=axes, keepdim=True).sqrt()
-    return weight * (magnitude / length)
+    return weight * (magnitude / (length + float(np.finfo(np.float32).eps)))
+
+
+def core_by(core: paddle.Tensor, matrix: paddle.Tensor) -> paddle.Tensor:
+    """A Tucker core [r,s,kh,kw] by its inner matrix [s,in]: [r,in*kh*kw]."""
+    return paddle.einsum("rshw,si->rihw", core, matrix).flatten(1)
 
 
 def uniform(shape: Sequence[int], fan_in: int, rng: np.random.Generator) -> np.ndarray:
