@@ -59,6 +59,9 @@ class _Wrapped:
     def size(self, index: int) -> Union[Size, BadRecord]:
         return self._records.size(index)
 
+    def caption(self, index: int) -> Optional[str]:
+        return self._records.caption(index)
+
     def where(self, index: int) -> str:
         return self._records.where(index)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Union
+from typing import Optional, Union
 
 from ppsd.data.buckets import Size
 from ppsd.data.indexed import IndexedSource, Records
@@ -64,6 +64,9 @@ class _CaptionedRecords:
 
     def size(self, index: int) -> Union[Size, BadRecord]:
         return self.records.size(index)
+
+    def caption(self, index: int) -> Optional[str]:
+        return self.records.caption(index)
 
     def where(self, index: int) -> str:
         return self.records.where(index)

@@ -77,6 +77,13 @@ class DatasetRecords:
     def where(self, index: int) -> str:
         return f"{self._name}, row {index}"
 
+    def caption(self, index: int) -> Optional[str]:
+        if self._caption is None:
+            return self._default
+        found = self._dataset.select_columns([self._caption])[index][self._caption]
+        first = found[0] if isinstance(found, list) and found else found
+        return first if isinstance(first, str) else None
+
     def key(self, index: int) -> bytes:
         """A hash of the image: rows have no names, and their numbers change with their order."""
         image = self._bytes(self._pictures[index][self._image])

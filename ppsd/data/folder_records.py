@@ -70,6 +70,10 @@ class FolderRecords:
     def where(self, number: int) -> str:
         return str(self.path(number))
 
+    def caption(self, number: int) -> Optional[str]:
+        found = self._index.caption(int(self.indices[number]))
+        return self._caption if found is None else found
+
     def key(self, number: int) -> bytes:
         return os.fsencode(self._index.name(int(self.indices[number])))
 

@@ -31,6 +31,9 @@ class Records(Protocol):
     def where(self, index: int) -> str:
         """Which one that is, for people."""
 
+    def caption(self, index: int) -> Optional[str]:
+        """Its first caption, without a look at the image; None where that is not known."""
+
     def key(self, index: int) -> bytes:
         """What makes it that record, whatever the order and the folder: it decides what is held out."""
 
@@ -87,6 +90,9 @@ class Chosen:
 
     def where(self, index: int) -> str:
         return self._records.where(int(self._indices[index]))
+
+    def caption(self, index: int) -> Optional[str]:
+        return self._records.caption(int(self._indices[index]))
 
     def key(self, index: int) -> bytes:
         return self._records.key(int(self._indices[index]))

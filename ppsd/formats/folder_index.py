@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -39,6 +40,10 @@ class FolderIndex:
 
     def has_caption(self, index: int) -> bool:
         return bool(pickle.loads(self._extras[index])[0])
+
+    def caption(self, index: int) -> Optional[str]:
+        """The first one."""
+        return self._captions[index].decode() if self.has_caption(index) else None
 
     def name(self, index: int) -> str:
         """The path of an image, relative to the folder where it lies in it."""

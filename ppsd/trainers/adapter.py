@@ -11,6 +11,7 @@ from ppsd.adapters.network import AdapterNetwork, new_adapters
 from ppsd.adapters.places import Place
 from ppsd.adapters.targets import find_targets
 from ppsd.models.bundle import Bundle
+from ppsd.trainers.adapter_export import start_from
 from ppsd.trainers.run import Run
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ def add_adapter(run: Run, bundle: Bundle) -> AdapterNetwork:
     algorithm = str(model.network_module)
     adapters = new_adapters(targets, algorithm, model.adapter_options, model.adapter_dropout, run.args.seed)
     network = AdapterNetwork(adapters)
+    if model.network_weights:
+        start_from(network, model.network_weights, {target.place: target.layer for target in targets})
     trained = sum(int(p.size) for p in network.parameters())
     whole = sum(int(p.size) for layer in models.values() for p in layer.parameters())
     logger.info(
@@ -57,16 +60,19 @@ def adapter_rates(run: Run, bundle: Bundle) -> dict[str, float]:
 
 
 def block_weight(run: Run, bundle: Bundle, place: Place) -> float:
-    """Of the learning rate, by where in the UNet a layer is; 1 outside of its blocks, and in text encoders.
+    """Of the learning rate, by where in the UNet a layer is; 1 where no number stands for it, and in text encoders.
 
-    Each layer of a down or up block (its resnet and attention) has a number of its own, and so has what follows the
-    last one, as in kohya's sd-scripts: 12 of each in Stable Diffusion 1 and 2.
+    As in kohya's sd-scripts: the first number of the way down is conv_in's, and then each layer of a block (its resnet
+    and attention) has one of its own, and so has a downsampler; on the way up each layer, the last of a block with the
+    upsampler. 12 of each in Stable Diffusion 1 and 2.
     """
     model = run.model
     if place.part != "unet":
         return 1.0
     if place.path.startswith("mid_block."):
         return 1.0 if model.mid_lr_weight is None else model.mid_lr_weight
+    if place.path == "conv_in":
+        return 1.0 if model.down_lr_weight is None else model.down_lr_weight[0]
     found = _BLOCK.match(place.path)
     if found is None:
         return 1.0
@@ -74,22 +80,22 @@ def block_weight(run: Run, bundle: Bundle, place: Place) -> float:
     weights: Optional[list[float]] = getattr(model, f"{side}_lr_weight")
     if weights is None:
         return 1.0
-    each = _layers_of_blocks(bundle)
+    each = _numbers_of_a_block(bundle)
     inner = each - 1 if kind.endswith("samplers") else index
-    return weights[block * each + inner]
+    return weights[block * each + inner + (1 if side == "down" else 0)]
 
 
 def check_block_weights(run: Run, bundle: Bundle) -> None:
     """Raise ValueError where there are not as many numbers as layers."""
-    count = _layers_of_blocks(bundle) * len(bundle.unet.config.block_out_channels)
+    count = _numbers_of_a_block(bundle) * len(bundle.unet.config.block_out_channels)
     for side in ("down", "up"):
         weights = getattr(run.model, f"{side}_lr_weight")
         if weights is not None and len(weights) != count:
             raise ValueError(f"--{side}_lr_weight has {len(weights)} numbers; this UNet's {side} blocks need {count}")
 
 
-def _layers_of_blocks(bundle: Bundle) -> int:
-    """Numbers of a block: of a down block the last is its downsampler's, of an up block its last resnet's, too."""
+def _numbers_of_a_block(bundle: Bundle) -> int:
+    """Of a down block the last is its downsampler's, which the last block has not; an up block has a layer more."""
     return int(bundle.unet.config.layers_per_block) + 1
 
 

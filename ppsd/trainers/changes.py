@@ -24,7 +24,8 @@ HARMLESS = frozenset(
     cache_text_encoder_outputs cache_text_encoder_outputs_to_disk
     on_nan data_timeout step_timeout
     local_rank sharding sharding_degree sharding_parallel_degree sharding_parallel_config recompute
-    unet_name_or_path initializer_token save_as_full_pipeline sample_batch_size prior_generation_precision
+    unet_name_or_path initializer_token network_weights save_as_full_pipeline sample_batch_size
+    prior_generation_precision
     """.split()  # noqa: SIM905  a list of words
 )
 _PLACES = ("file_list", "train_data_dir", "dataset_name", "instance_data_dir", "class_data_dir")

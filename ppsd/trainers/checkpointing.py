@@ -20,12 +20,15 @@ from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes
 from ppsd.sampling.text import write_text_settings
 from ppsd.trainers.adapter_export import write_adapter
+from ppsd.trainers.adapter_metadata import adapter_metadata
 from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.checkpoint import publish, rotate, staged
 from ppsd.trainers.embeddings import learned_bytes, learned_rows, write_learned
 from ppsd.trainers.exporting import exporting, pipeline_bytes, write_pipeline
+from ppsd.trainers.manifest import read_manifest
 from ppsd.trainers.optimizer_state import OPTIMIZER, OptimizerState, load_optimizer, wrappers
 from ppsd.trainers.processes import SharedFile, everyones, from_first
+from ppsd.trainers.run import Run
 from ppsd.trainers.run_state import load_scaler, random_state, read_state, save_positions, set_random_state, write_state
 from ppsd.trainers.save_errors import explain, require_room
 from ppsd.trainers.step import DiffusionStep
@@ -39,16 +42,18 @@ class CheckpointingTrainer(Trainer):
     """Replaces all of the base's reading and writing, which pickles and holds everything twice.
 
     flags: what checkpoints say the run was told; originals: float32 weights by paddle name that AMP O2 has rounded;
-    begun_at: the step that this process goes on after.
+    begun_at: the step that this process goes on after; started: when it began, in seconds since 1970.
     """
 
     args: SDTrainingArguments
+    run: Run
     bundle: Bundle
     step: DiffusionStep
     ema: Optional[EMA]
     loader: Any
     watch: Watch
     begun_at: int = 0
+    started: float
     flags: Mapping[str, Any]
     originals: Mapping[str, paddle.Tensor]
     _saved_step: int = -1
@@ -60,6 +65,7 @@ class CheckpointingTrainer(Trainer):
             for layer in self.step.trained.values():
                 layer.to(dtype="float32")
             load_trained(Path(checkpoint), self.step.trained, self.ema)
+            self.state.global_step = read_manifest(Path(checkpoint)).step  # for what is noted in a LoRA file
 
     def export(self) -> Path:
         """Write what the run is for to the output folder: `write_export`, with averages where there is an EMA.
@@ -88,8 +94,8 @@ class CheckpointingTrainer(Trainer):
         adapter, masters = self.bundle.adapter, self._masters()
         if not isinstance(adapter, AdapterNetwork):
             return self._write_pipeline(folder, masters)
-        name = Path(self.args.output_dir).resolve().name
-        written = write_adapter(folder, name, adapter, self.ema, masters)
+        metadata = adapter_metadata(self.run, self.bundle, self._prediction_type, self.state.global_step, self.started)
+        written = write_adapter(folder, self.run.output_name, adapter, metadata, self.ema, masters)
         return {**written, **write_learned(folder, learned_rows(self.bundle, self.ema, masters))}
 
     def _write_pipeline(self, folder: Path, masters: Mapping[str, paddle.Tensor]) -> dict[Path, Digest]:

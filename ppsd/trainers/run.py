@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments, check_arguments
+from ppsd.trainers.data_summary import FolderSummary
 
 
 @dataclass
 class Run:
     """The flags by topic; `own` is the method's own dataclass, where it has one.
 
-    steps_per_epoch: optimizer steps, where an epoch is known (see ppsd.trainers.starting.set_steps).
+    steps_per_epoch: optimizer steps, where an epoch is known (see ppsd.trainers.starting.set_steps). data_summary: of
+    the folders that are trained on, for a LoRA file.
     """
 
     model: ModelArguments
@@ -20,6 +23,18 @@ class Run:
     args: SDTrainingArguments
     own: Any = None
     steps_per_epoch: Optional[int] = None
+    data_summary: list[FolderSummary] = field(default_factory=list)
+
+    @property
+    def output_name(self) -> str:
+        """What a LoRA file is called: as the folder that it is in."""
+        return Path(self.args.output_dir).resolve().name
+
+    @property
+    def base_name(self) -> str:
+        """Of the model that is begun with, without the folders above it."""
+        name = self.model.unet_name_or_path or self.model.pretrained_model_name_or_path
+        return Path(name).resolve().name if Path(name).exists() else name
 
     def groups(self) -> list[Any]:
         """The argument dataclasses."""

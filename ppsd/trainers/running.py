@@ -16,6 +16,7 @@ from ppsd.trainers.building import build_trainer, report_data, stream_config
 from ppsd.trainers.cached_data import cached_fingerprint
 from ppsd.trainers.checkpoint import forget_run, prepare_output_dir
 from ppsd.trainers.console import one_line_errors, show_log
+from ppsd.trainers.data_summary import summarize
 from ppsd.trainers.exit_codes import STOPPED
 from ppsd.trainers.held_out import split
 from ppsd.trainers.parsing import parse_run
@@ -49,6 +50,8 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
     method.prepare(run)
     config = stream_config(method, run)
     sources, held_out = split(method.open_data(run, config), args.validation_split)
+    if run.model.network_module and args.should_save:
+        run.data_summary = summarize(sources)
     cached = cached_fingerprint(sources, run.data.data_format)
     set_steps(run, sources, config, method.batch_size(run))
     args.check_epochs(run.steps_per_epoch is not None)

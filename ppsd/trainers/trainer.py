@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -63,7 +64,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         held_out: Optional[HeldOut] = None,
     ) -> None:
         args = run.args
-        self.run, self.flags = run, settings(run)
+        self.run, self.flags, self.started = run, settings(run), time.time()
         self.bundle, self.make_loader, self.cached = bundle, make_loader, cached
         self.ema = EMA(next(iter(step.trained.values())), args.ema_decay) if args.use_ema else None
         self.meter, self.heart = Meter(), Heart()

@@ -58,13 +58,16 @@ class AdapterArguments:
     network_train_text_encoder_only: bool = flag(False, "Adapters for the text encoder alone.")
     down_lr_weight: Optional[list[float]] = flag(
         None,
-        "Multiples of the learning rate for the UNet's down blocks, one for each layer of them (12 in Stable Diffusion"
-        " 1 and 2); 0: no adapter there.",
+        "Multiples of the learning rate on the UNet's way down, for conv_in and for each layer of its blocks (12 in"
+        " Stable Diffusion 1 and 2); 0: no adapter there.",
     )
     mid_lr_weight: Optional[float] = flag(None, "The same for the mid block.")
     up_lr_weight: Optional[list[float]] = flag(None, "The same for the up blocks.")
     loraplus_lr_ratio: float = flag(
         1.0, "lora, locon: the ups' learning rate over the downs' (LoRA+, arXiv 2402.12354)."
+    )
+    network_weights: Optional[str] = flag(
+        None, "Begin with the factors of this LoRA file (of any form), which must be of the same layers and ranks."
     )
     network_args: Optional[list[str]] = flag(None, f"kohya's way to say these: key=value ... of {', '.join(_ARGS)}.")
 

@@ -39,4 +39,5 @@ class ModelArguments(TextArguments, PlaceholderArguments, AdapterArguments):
             self.text_encoder_name_or_path,
             self.unet_name_or_path,
             self.tokenizer_name,
+            self.network_weights,
         ]
