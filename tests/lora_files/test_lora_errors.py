@@ -183,9 +183,9 @@ def test_what_ppdiffusers_would_load_wrongly(tmp_path: Path) -> None:
     for what, lora in {
         "convolutions": {PLACE: random_factors("lora", SHAPE)},
         "DoRA": {linear: dora},
-        "a projection": {Place("text_encoder_2", "text_projection"): random_factors("lora", [8, 6])},
+        "text encoders": {Place("text_encoder_2", "text_projection"): random_factors("lora", [8, 6])},
     }.items():
-        with pytest.raises(ValueError, match=f"ppdiffusers loads {what}.*form diffusers"):
+        with pytest.raises(ValueError, match=f"ppdiffusers loads no {what}.*form diffusers"):
             write_lora(tmp_path / "a.safetensors", LoraFile(lora), "ppdiffusers")
 
 
