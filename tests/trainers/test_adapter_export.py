@@ -148,15 +148,14 @@ def test_beginning_with_the_factors_of_a_file(tiny_run: Run, tmp_path: Path) -> 
         train_lora(tiny_run, tmp_path / f"from-{name}", **begun)
         found = load_file(tmp_path / f"from-{name}" / f"from-{name}.safetensors")
         assert_same_weights(found, load_file(tmp_path / "first" / "first.safetensors"))
+    begun_with = tmp_path / "first" / "first.safetensors"
     for changes, said in (
         ({"network_dim": 2}, "--network_weights: at .* and alpha 2"),
-        ({"network_preset": "attn-mlp"}, "--network_weights: .* other layers .*ff.net"),
+        ({"network_preset": "attn-mlp"}, "--network_weights: .* other layers .*proj_in"),
         ({"network_weights": tmp_path / "none.safetensors"}, "--network_weights: .*none.safetensors"),
     ):
         with pytest.raises(ValueError, match=said):
-            train_lora(
-                tiny_run, tmp_path / "wrong", **{"network_weights": tmp_path / "first" / "first.safetensors", **changes}
-            )
+            train_lora(tiny_run, tmp_path / "wrong", **{"network_weights": begun_with, **changes})
 
 
 def test_checkpoints_are_compared_with_their_adapters(tiny_run: Run, tmp_path: Path) -> None:
