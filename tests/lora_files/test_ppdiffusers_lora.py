@@ -99,9 +99,10 @@ def test_convolutions_go_through_diffusers_form(tmp_path: Path) -> None:
 
 def test_text_encoders_are_not_written_since_they_cannot_be_loaded(tmp_path: Path) -> None:
     """The day that this fails, ppdiffusers can."""
-    place = Place("text_encoder", "text_model.encoder.layers.0.self_attn.out_proj")
-    lora = LoraFile({place: random_factors("lora", [16, 16])})
-    with pytest.raises(ValueError, match=r"loads no text encoders .*1 layers"):
+    stem = "text_model.encoder.layers"
+    places = [Place("text_encoder", f"{stem}.{i}.self_attn.out_proj") for i in range(2)]
+    lora = LoraFile({place: random_factors("lora", [16, 16]) for place in places})
+    with pytest.raises(ValueError, match=r"loads no text encoders .*2 layers"):
         write_lora(tmp_path / "a.safetensors", lora, "ppdiffusers")
     write_lora(tmp_path / "pytorch_lora_weights.safetensors", lora, "diffusers")
     with pytest.raises(ValueError, match="should be removed"):
