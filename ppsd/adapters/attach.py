@@ -26,9 +26,18 @@ class Attached:
         out = self.plain(x, *args, **kwargs)
         if self.base is None:
             for adapter, weight in self.adapters:
-                added = adapter(x, self.layer)
+                added = self._added(adapter, x)
                 out = out + (added if weight == 1.0 else added * weight)
         return out
+
+    def _added(self, adapter: Adapter, x: paddle.Tensor) -> paddle.Tensor:
+        """Without dropout where the layer is in eval mode, as for previews: adapters are no part of the network."""
+        training = adapter.training
+        adapter.training = training and self.layer.training
+        try:
+            return adapter(x, self.layer)
+        finally:
+            adapter.training = training
 
     @paddle.no_grad()
     def fuse(self) -> None:

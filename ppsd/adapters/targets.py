@@ -74,7 +74,8 @@ def find_targets(models: Mapping[str, nn.Layer], wanted: Wanted) -> list[Target]
     ]
     for pattern in wanted.patterns:
         if not any(re.search(pattern, place.path) for place, _ in chosen):
-            raise ValueError(f"--network_targets {pattern}: no layer of the trained parts has that in its path")
+            hint = "" if wanted.conv_dim else "; convolutions larger than 1 x 1 need --conv_dim"
+            raise ValueError(f"--network_targets {pattern}: no layer of the trained parts has that in its path{hint}")
     if not chosen:
         raise ValueError(f"--network_preset {wanted.preset} has no layer in {', '.join(models)}")
     return [_target(place, layer, wanted) for place, layer in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
@@ -136,6 +137,11 @@ class AdapterArguments:
             raise ValueError("--network_train_unet_only and training the text encoder exclude each other")
         if self.network_preset and self.network_targets:
             raise ValueError("--network_preset and --network_targets exclude each other")
+        for pattern in self.network_targets or []:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"--network_targets {pattern}: no regular expression: {error}") from error
         if self.network_module != "lokr" and (self.factor != -1 or self.decompose_both):
             raise ValueError(f"--factor and --decompose_both are of lokr, not of {self.network_module}")
         if self.factor < -1 or self.factor == 0:
