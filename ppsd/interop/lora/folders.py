@@ -1,0 +1,42 @@
+"""A pipeline's folder with other weights: all else is copied, and it appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ppsd.formats.atomic import naming
+
+
+@contextmanager
+def publishing(folder: Path, target: Path, skip: Collection[Path]) -> Iterator[Path]:
+    """A folder to write into, beside `target`, with the files of `folder` but those of `skip`; it becomes `target` when
+    the block ends without an error. Raises ValueError where `target` is in use, or in `folder`."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} is not empty; name a new folder")
+    if folder.resolve() in target.resolve().parents:
+        raise ValueError(f"{target} is within {folder}; name a folder outside of it")
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _copy(folder, staging, skip)
+        yield staging
+        if target.exists():
+            target.rmdir()
+        os.replace(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _copy(folder: Path, to: Path, skip: Collection[Path]) -> None:
+    to.mkdir(parents=True)
+    for file in sorted(folder.rglob("*")):
+        new = to / file.relative_to(folder)
+        if file.is_dir():
+            new.mkdir(parents=True, exist_ok=True)
+        elif file not in skip:
+            with naming(file):
+                shutil.copyfile(file, new)
