@@ -164,3 +164,10 @@ def test_a_part_of_the_factors_can_be_trained() -> None:
     (layer(x) * g).sum().backward()
     assert adapter.hada_w1_a.grad is None
     assert difference(adapter.hada_w2_b.grad, ARRAYS["loha-linear.gradients.hada_w2_b"]) <= CLOSE
+
+
+def test_a_dora_of_a_row_of_zeros_is_a_number() -> None:
+    """Such as the last convolution of a ControlNet has before it is trained."""
+    _, adapter = attached_case("lora-linear-dora-out")
+    adapter.lora_up.weight.set_value(paddle.zeros([12, 3]))
+    assert np.array_equal(adapter.delta(paddle.zeros([12, 8])).numpy(), np.zeros([12, 8], np.float32))
