@@ -23,7 +23,7 @@ from ppsd.models.footprint import NAMED, Footprint, read_footprint
 from ppsd.trainers.memory_plan import GIB, Settings, fitting, plan
 from ppsd.trainers.optimizers.choices import OPTIONS, optimizer_name
 
-METHODS = ("full", "dreambooth", "textual_inversion")
+METHODS = ("full", "dreambooth", "textual_inversion", "lora")
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--gpu", type=float, default=24, help="GiB of the device: 8, 12, 16, 24, 40, 80 ... (default: 24)"
     )
+    parser.add_argument("--network_dim", type=int, default=4, help="rank, of --method lora (default: 4)")
     parser.add_argument("--optimizer_type", default="AdamW", help=f"{', '.join(OPTIONS)} (default: AdamW)")
     parser.add_argument("--precision", choices=("float32", "O1", "O2"), default="float32", help="of --bf16 / --fp16")
     switches = "use_ema train_text_encoder with_prior_preservation gradient_checkpointing vae_slicing cache_latents"
@@ -55,14 +56,17 @@ def main() -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Raises ValueError for an unknown optimizer or flags that the method has not."""
-    if args.with_prior_preservation and args.method != "dreambooth":
-        raise ValueError("--with_prior_preservation is of --method dreambooth")
+    if args.with_prior_preservation and args.method not in ("dreambooth", "lora"):
+        raise ValueError("--with_prior_preservation is of --method dreambooth and lora")
+    if args.network_dim < 1:
+        raise ValueError(f"--network_dim is {args.network_dim}; it must be at least 1")
     if args.train_text_encoder and args.method == "textual_inversion":
         raise ValueError("--train_text_encoder: --method textual_inversion trains only new rows of it")
     return Settings(
         method=args.method,
         resolution=args.resolution,
         batch_size=args.batch_size,
+        network_dim=args.network_dim,
         optimizer_type=optimizer_name(args.optimizer_type),
         precision=args.precision,
         use_ema=args.use_ema,

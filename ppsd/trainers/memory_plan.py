@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Optional
 
+from ppsd.adapters.layers import weight_shape
+from ppsd.adapters.targets import Wanted, find_targets
 from ppsd.models.footprint import Footprint, numbers, shapes_of
 from ppsd.trainers.optimizers.state_size import state_bytes
 
@@ -24,7 +26,10 @@ CUDNN = GIB // 2
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a run; named as the flags are. precision: float32, O1 or O2 (of --bf16). gpu: False on the CPU."""
+    """Of a run; named as the flags are. precision: float32, O1 or O2 (of --bf16). gpu: False on the CPU.
+
+    network_dim: of --method lora, whose adapters are beside the linear layers of attention and MLPs.
+    """
 
     method: str = "full"
     resolution: int = 512
@@ -37,6 +42,7 @@ class Settings:
     recompute: bool = False
     efficient_attention: bool = False
     half_frozen: bool = False
+    network_dim: int = 4
     vae_slicing: bool = False
     cached: bool = False
     gpu: bool = True
@@ -46,12 +52,31 @@ class Settings:
         """In one forward pass: an instance's and a class's for each with prior preservation."""
         return self.batch_size * (2 if self.with_prior_preservation else 1)
 
+    @property
+    def freezes_unet(self) -> bool:
+        """What is trained is small, float32, and beside the models."""
+        return self.method in ("textual_inversion", "lora")
+
 
 def trained_shapes(model: Footprint, settings: Settings) -> list[tuple[int, ...]]:
     """textual_inversion trains a few rows, which are nothing beside the rest."""
     if settings.method == "textual_inversion":
         return [(1, model.text.hidden_size)]
+    if settings.method == "lora":
+        return [shape for layer in _adapted(model, settings) for shape in layer]
     return shapes_of(model.unet) + (model.text.shapes() if settings.train_text_encoder else [])
+
+
+def _adapted(model: Footprint, settings: Settings) -> Iterator[list[tuple[int, ...]]]:
+    """Down and up of each layer's LoRA."""
+    rank = settings.network_dim
+    wanted = Wanted(rank, rank, 0, 0, "attn-mlp")
+    weights = [weight_shape(target.layer) for target in find_targets({"unet": model.unet}, wanted)]
+    if settings.train_text_encoder:
+        d, wide = model.text.hidden_size, model.text.intermediate_size
+        weights += [*[(d, d)] * 4, (wide, d), (d, wide)] * model.text.num_hidden_layers
+    for shape in weights:
+        yield [(rank, shape[1]), (shape[0], rank)]
 
 
 def activations(model: Footprint, settings: Settings) -> tuple[int, int]:
@@ -86,18 +111,22 @@ def plan(model: Footprint, settings: Settings) -> dict[str, int]:
     shapes = trained_shapes(model, settings)
     trained, largest = numbers(shapes), max(numbers([shape]) for shape in shapes)
     unet, text = numbers(shapes_of(model.unet)), numbers(model.text.shapes())
-    frozen = numbers(shapes_of(model.vae)) + (0 if settings.train_text_encoder else text)
-    inversion = settings.method == "textual_inversion"
+    trains_text = settings.train_text_encoder and not settings.freezes_unet
+    frozen = numbers(shapes_of(model.vae)) + (0 if trains_text else text)
+    half_unet = settings.half_frozen and settings.method == "lora"  # as ppsd.models.memory.halve_frozen has it
+    beside_models = settings.freezes_unet
     whole = 2 if settings.precision == "O2" else 4
     parts = {
-        "weights that are trained": 4 * trained if inversion else whole * trained,
+        "weights that are trained": (4 if beside_models else whole) * trained,
         "frozen weights": frozen * (2 if settings.half_frozen or whole == 2 else 4)
-        + (whole * unet if inversion else 0),
-        "their copies in half precision": 2 * (unet + text) if settings.precision == "O1" else 0,
-        "master weights": 4 * trained if whole == 2 and not inversion else 0,
-        "gradients": (4 if inversion else whole) * trained,
+        + ((2 if half_unet else whole) * unet if beside_models else 0),
+        "their copies in half precision": 2 * ((0 if half_unet else unet) + text) if settings.precision == "O1" else 0,
+        "master weights": 4 * trained if whole == 2 and not beside_models else 0,
+        "gradients": (4 if beside_models else whole) * trained,
         "optimizer": state_bytes(settings.optimizer_type, shapes),
-        "average (EMA)": 4 * unet if settings.use_ema and not inversion else 0,
+        "average (EMA)": 4 * (trained if settings.method == "lora" else unet)
+        if settings.use_ema and settings.method != "textual_inversion"
+        else 0,
     }
     kept, beside = activations(model, settings)
     pictures = 1 if settings.vae_slicing else settings.samples

@@ -13,8 +13,8 @@ from typing import Any
 import paddle
 import pytest
 
-from ppsd.models.footprint import Footprint, read_footprint
-from ppsd.trainers.memory_plan import GIB, Settings, fitting, plan
+from ppsd.models.footprint import Footprint, numbers, read_footprint
+from ppsd.trainers.memory_plan import GIB, Settings, fitting, plan, trained_shapes
 from ppsd.trainers.optimizer_state import own_state
 from ppsd.trainers.optimizers.choices import OPTIONS
 from ppsd.trainers.optimizers.state_size import state_bytes
@@ -40,7 +40,11 @@ def test_state_is_counted_to_the_byte(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "recomputes"),
-    [(["--batch_size", "4"], False), (["--batch_size", "4", "--", "--gradient_checkpointing"], True)],
+    [
+        (["--batch_size", "4"], False),
+        (["--batch_size", "4", "--", "--gradient_checkpointing"], True),
+        (["--batch_size", "4", "--", "--network_module", "lora", "--network_dim", "16", "--train_text_encoder"], False),
+    ],
 )
 def test_the_tiny_model_takes_what_was_predicted(flags: list[str], recomputes: bool) -> None:
     """Its peak, as paddle counts what it allocates, within 20 %."""
@@ -64,6 +68,20 @@ def test_parts_are_what_the_weights_say(sd15: Footprint) -> None:
     assert parts["weights that are trained"] == parts["gradients"] == parts["average (EMA)"] == 4 * 859_520_964
     assert parts["optimizer"] == pytest.approx(2 * parts["gradients"], rel=1e-4)
     assert parts["frozen weights"] == 4 * (83_653_863 + 123_060_480)
+
+
+def test_a_lora_takes_what_its_rank_says(sd15: Footprint) -> None:
+    """kohya's networks.lora beside Stable Diffusion 1.5's UNet: 192 layers; and 72 of its text encoder."""
+    shapes = trained_shapes(sd15, Settings(method="lora"))
+    assert len(shapes) == 2 * 192
+    assert numbers(trained_shapes(sd15, Settings(method="lora", network_dim=8))) == 2 * numbers(shapes)
+    parts = plan(sd15, Settings(method="lora", use_ema=True))
+    assert parts["weights that are trained"] == parts["gradients"] == parts["average (EMA)"] == 4 * numbers(shapes)
+    assert parts["frozen weights"] == 4 * (859_520_964 + 83_653_863 + 123_060_480)
+    halved = plan(sd15, Settings(method="lora", precision="O1", half_frozen=True))
+    assert 2 * halved["frozen weights"] == parts["frozen weights"]
+    with_text = trained_shapes(sd15, Settings(method="lora", train_text_encoder=True))
+    assert len(with_text) - len(shapes) == 2 * 72
 
 
 @pytest.mark.parametrize(
