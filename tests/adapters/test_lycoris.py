@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable
 
 import numpy as np
+import paddle
 import pytest
 
 from ppsd.adapters.algorithms import ALGORITHMS
@@ -110,6 +111,15 @@ def test_new_factors_change_nothing_and_are_as_random_as_those_of_lycoris(name: 
         assert np.abs(value).max() == pytest.approx(largest, rel=0.05 if largest < 2 * deviation else 0.4)
     adapter = algorithm(factors, wanted["shape"])
     assert float(adapter.delta().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
+def test_factors_of_lokr_are_whole_from_the_rank_on_that_lycoris_says(rank: int) -> None:
+    factors = LoKr.initial([40, 24], Options(rank, decompose_both=True), np.random.default_rng(0))
+    expected = DOCUMENT["lokr_of_40x24_by_rank"][str(rank)]
+    assert {name: list(value.shape) for name, value in factors.items()} == {
+        name: own[0] for name, own in expected.items()
+    }
 
 
 def test_every_seed_gives_other_factors() -> None:
