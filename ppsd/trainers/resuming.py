@@ -117,12 +117,15 @@ def newest_step(output_dir: str) -> int:
 
 
 PARTS = {
+    "adapter": "--network_module",
     "unet": "",
     "text_encoder": "--train_text_encoder",
     "embeddings": "--placeholder_token",
-    "adapter": "--network_module",
 }
-"""Layers that a run can train, by the names of their folders in a checkpoint, and the flags that say so."""
+"""Layers that a run can train, by the names of their folders in a checkpoint, and the flags that say so.
+
+The adapter is first: where it is what differs, so does what is trained of the others.
+"""
 
 
 def check_parts(checkpoint: Path, trained: set[str], use_ema: bool) -> None:
