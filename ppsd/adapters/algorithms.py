@@ -37,7 +37,9 @@ def adapter_of(factors: Factors, shape: Sequence[int]) -> Adapter:
     try:
         adapter = algorithm(factors, shape)
         product = adapter.product()
-    except (ValueError, AttributeError, IndexError) as error:
+    except (ValueError, AttributeError, IndexError, AssertionError) as error:  # the last is einsum's
         raise ValueError(f"factors {shapes} do not belong together") from error
     adapter.shaped(product)
+    if adapter.decomposes:
+        adapter.magnitude()
     return adapter

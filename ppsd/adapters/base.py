@@ -112,7 +112,16 @@ class Adapter(nn.Layer):
         if not self.decomposes:
             return product
         assert weight is not None, "DoRA changes a weight by what it is"
-        return decomposed(weight.astype(product.dtype) + product, self.dora_scale) - weight.astype(product.dtype)
+        own = weight.astype(product.dtype)
+        return decomposed(own + product, self.magnitude()) - own
+
+    def magnitude(self) -> paddle.Tensor:
+        """DoRA's lengths: [out,1,...] or [1,in,...]. Raises ValueError where they are of another layer."""
+        for axis, size in enumerate(self.shape[:2]):
+            if without_ones(self.dora_scale.shape) == without_ones([*[1] * axis, size]):
+                return self.dora_scale.reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
+        found, own = list(self.dora_scale.shape), list(self.shape)
+        raise ValueError(f"{DORA} has {found}, but a weight of {own} has {own[0]} outputs and {own[1]} inputs")
 
     def forward(self, x: paddle.Tensor, layer: nn.Layer) -> paddle.Tensor:
         """`added`, or in training, at random, nothing: times 0, so that every device has gradients to share."""
@@ -154,6 +163,12 @@ def decomposed(weight: paddle.Tensor, magnitude: paddle.Tensor) -> paddle.Tensor
     axes = [i for i in range(weight.ndim) if i != (0 if by_output else 1)]
     length = (weight.detach() ** 2).sum(axis=axes, keepdim=True).sqrt()
     return weight * (magnitude / (length + float(np.finfo(np.float32).eps)))
+
+
+def without_ones(shape: Sequence[int]) -> list[int]:
+    """A shape less the ones at its end: the same for a Linear as for a 1 x 1 convolution."""
+    end = max((i + 1 for i, size in enumerate(shape) if size != 1), default=0)
+    return list(shape[:end])
 
 
 def core_by(core: paddle.Tensor, matrix: paddle.Tensor) -> paddle.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppsd.adapters.algorithms import ALGORITHMS
+from ppsd.adapters.algorithms import ALGORITHMS, adapter_of
 from ppsd.adapters.attach import attached
 from ppsd.adapters.base import Options
 from ppsd.adapters.layers import weight_of
@@ -181,3 +181,40 @@ def test_a_dora_of_a_row_of_zeros_is_a_number() -> None:
     _, adapter = attached_case("lora-linear-dora-out")
     adapter.lora_up.weight.set_value(paddle.zeros([12, 3]))
     assert np.array_equal(adapter.delta(paddle.zeros([12, 8])).numpy(), np.zeros([12, 8], np.float32))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "conv3x3" in case or "dora" in case])
+def test_a_factor_of_another_shape_is_refused(case: str) -> None:
+    """One more or one less in any direction, flat, or in a list: never an error of another kind, nor an adapter."""
+    factors, shape = arrays(f"{case}.factors"), DOCUMENT["layers"][CASES[case]["layer"]]["shape"]
+    for name, value in factors.items():
+        if name == "alpha":
+            continue
+        others = [np.repeat(value, 2, axis) for axis in range(value.ndim)] + [value[None]]
+        for other in others + ([] if name == "dora_scale" else [value.reshape(-1)]):
+            with pytest.raises(ValueError, match=r"do not belong together|for a weight of|dora_scale has"):
+                adapter_of({**factors, name: other}, shape)
+
+
+@pytest.mark.parametrize(
+    "case", ["lora-conv1x1", "loha-conv1x1", "lokr-conv1x1", "lokr-conv1x1-full", "lokr-conv1x1-dora-in"]
+)
+def test_adapters_of_1x1_convolutions_fit_linear_layers(case: str) -> None:
+    """And the other way round: Stable Diffusion 2 has Linear layers where 1 has 1 x 1 convolutions."""
+    weight = weight_of(layer_of(case)).flatten(1)
+    adapter = adapter_of(arrays(f"{case}.factors"), [12, 8])
+    assert difference(adapter.delta(weight), ARRAYS[f"{case}.delta"].reshape(12, 8)) <= CLOSE
+    layer = paddle.nn.Linear(8, 12)
+    layer.weight.set_value(weight.T)
+    x = ARRAYS["conv1x1.x"].transpose(0, 2, 3, 1)
+    expected = (ARRAYS[f"{case}.output"] - layer_of(case)(paddle.to_tensor(ARRAYS["conv1x1.x"])).numpy()).transpose(
+        0, 2, 3, 1
+    )
+    assert difference(adapter(paddle.to_tensor(x), layer), expected) <= CLOSE
+
+
+@pytest.mark.parametrize("case", ["lora-linear-dora-out", "lora-linear-dora-in", "loha-linear", "lora-linear"])
+def test_adapters_of_linear_layers_fit_1x1_convolutions(case: str) -> None:
+    weight = weight_of(layer_of(case)).reshape([12, 8, 1, 1])
+    adapter = adapter_of(arrays(f"{case}.factors"), [12, 8, 1, 1])
+    assert difference(adapter.delta(weight), ARRAYS[f"{case}.delta"].reshape(12, 8, 1, 1)) <= CLOSE
