@@ -158,14 +158,15 @@ def test_cores_are_merged_for_diffusers(tmp_path: Path) -> None:
     same_deltas(lora, read_lora(tmp_path / "a.safetensors"), 1e-6)
 
 
-@pytest.mark.parametrize("place", [TO_Q, CONV], ids=["linear", "conv"])
-def test_dora_through_diffusers(tmp_path: Path, place: Place) -> None:
-    shape = SHAPES[place]
+@pytest.mark.parametrize(
+    ("place", "shape"), [(TO_Q, [8, 6]), (CONV, [8, 6, 3, 3]), (CONV, [8, 8, 3, 3])], ids=["linear", "conv", "square"]
+)
+def test_dora_through_diffusers(tmp_path: Path, place: Place, shape: list[int]) -> None:
     magnitude = np.arange(1, 9, dtype=np.float32).reshape(8, *[1] * (len(shape) - 1))
     lora = LoraFile({place: {**random_factors("lora", shape), "dora_scale": magnitude}})
     write_lora(tmp_path / "a.safetensors", lora, "diffusers")
     key = f"unet.{place.path}.lora_magnitude_vector"
-    assert load_file(tmp_path / "a.safetensors")[key].shape == ((8,) if place == TO_Q else (1, 8, 1, 1))
+    assert load_file(tmp_path / "a.safetensors")[key].shape == ((8,) if len(shape) == 2 else (1, 8, 1, 1))
     np.testing.assert_array_equal(read_lora(tmp_path / "a.safetensors").layers[place]["dora_scale"], magnitude)
 
 

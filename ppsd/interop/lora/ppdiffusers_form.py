@@ -35,6 +35,6 @@ def _refuse(layers: Layers) -> None:
         if paths:
             raise ValueError(
                 f"ppdiffusers loads no {what} from its own form, or loads them wrongly ({len(paths)} layers:"
-                f" {paths[0]}, ...): write the form diffusers, of which it reads convolutions as well (from_diffusers=True), or the"
-                " other layers alone, or merge the LoRA into the weights"
+                f" {paths[0]}, ...): write the form diffusers, of which it reads convolutions as well"
+                " (from_diffusers=True), or the other layers alone, or merge the LoRA into the weights"
             )

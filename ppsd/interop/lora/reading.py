@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from ppsd.adapters.base import ALPHA, DORA
+from ppsd.adapters.base import ALPHA
 from ppsd.adapters.lora import DOWN, UP
 from ppsd.adapters.places import Place
 from ppsd.formats.atomic import PathLike
@@ -23,6 +23,8 @@ from ppsd.interop.lora.sgm import layers_per_block_of
 from ppsd.interop.weights import as_float32
 
 FLOATS, INTEGERS = ("F64", "F32", "F16", "BF16"), ("I64", "I32", "I16", "I8", "U8")
+MAGNITUDE = "lora_magnitude_vector"
+"""PEFT's of DoRA: [out], or [1,out,1,1] of a convolution; kohya's dora_scale is [out,1], [out,1,1,1]."""
 
 
 def read_lora(path: PathLike, layers_per_block: Optional[int] = None) -> LoraFile:
@@ -42,14 +44,9 @@ def read_lora(path: PathLike, layers_per_block: Optional[int] = None) -> LoraFil
     lora = LoraFile({}, dict(source.metadata), "kohya", {}, layers_per_block)
     lora.form = "kohya" if underscored else "ppdiffusers" if paddle else "diffusers"
     for key, (place, leaf) in meanings.items():
-        value = _value(source, key, leaf)
-        transposed = paddle and value.ndim == 2 and leaf in (DOWN, UP)
-        lora.layers.setdefault(place, {})[leaf] = np.ascontiguousarray(value.T) if transposed else value
+        lora.layers.setdefault(place, {})[leaf] = _value(source, key, leaf, paddle)
         dtype = source.specs[key].dtype
         lora.dtypes[place, leaf] = dtype if dtype in ("F16", "BF16") else "F32"
-    for factors in lora.layers.values():
-        if DORA in factors and UP in factors:
-            factors[DORA] = _magnitude(factors[DORA], factors)
     _check(source.path, lora)
     if not underscored:
         _set_alphas(source.path, lora)
@@ -84,20 +81,17 @@ def _unknown(keys: Sequence[str]) -> str:
     return f"{_listed(keys, 'match no layer of Stable Diffusion, or no algorithm')}.{hint}"
 
 
-def _value(source: SafetensorsFile, key: str, leaf: str) -> np.ndarray:
-    """float32"""
+def _value(source: SafetensorsFile, key: str, leaf: str, paddle: bool) -> np.ndarray:
+    """float32, in kohya's layout. paddle: matrices are [in,out] in the file."""
     spec = source.specs[key]
     if spec.dtype not in (FLOATS + INTEGERS if leaf == ALPHA else FLOATS):
         raise ValueError(f"{source.path}: {key} is {spec.dtype}; factors are float32, float16 or bfloat16")
     value = as_float32(spec, source.read(key))
+    if paddle and value.ndim == 2 and leaf in (DOWN, UP):
+        return np.ascontiguousarray(value.T)
+    if MAGNITUDE in key:
+        return value.reshape(-1, *[1] * (3 if value.ndim == 4 else 1))
     return value.reshape([]) if leaf == ALPHA and value.size == 1 else value
-
-
-def _magnitude(value: np.ndarray, factors: dict[str, np.ndarray]) -> np.ndarray:
-    """PEFT's [out], or [1,out,1,1] of a convolution, as [out,1,...]. LyCORIS's stays, [1,in] too."""
-    out, ndim = factors[UP].shape[0], factors[DOWN].ndim
-    of_peft = value.ndim == 1 or (value.ndim == 4 and value.shape == (1, out, 1, 1) and factors[DOWN].shape[1] != out)
-    return value.reshape(-1, *[1] * (ndim - 1)) if of_peft and value.size == out else value
 
 
 def _check(path: Path, lora: LoraFile) -> None:
