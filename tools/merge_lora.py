@@ -35,7 +35,8 @@ from ppsd.interop.lora.lora_file import FORMS, LoraFile
 from ppsd.interop.lora.merging import merge_into_pipeline
 from ppsd.interop.lora.model_weights import layers_per_block, open_parts, shape_at
 from ppsd.interop.lora.precision import PRECISIONS
-from ppsd.interop.lora.resizing import Wanted, resized, said_of_ranks
+from ppsd.interop.lora.rank_metadata import said_of_ranks
+from ppsd.interop.lora.resizing import Wanted, resized
 from ppsd.interop.lora.unmerging import unmerge
 from ppsd.interop.lora.writing import write_lora
 from ppsd.trainers.checkpoint import require_writable

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppsd.adapters.places import PREFIXES, Place
 from ppsd.formats.safetensors_file import SafetensorsFile
-from ppsd.interop.weights import as_float32, is_linear
+from ppsd.interop.weights import CONSTANTS, as_float32, is_linear
 from ppsd.models.loading import is_torch_folder
 from ppsd.models.saving import read_config
 
@@ -42,7 +42,8 @@ class Component:
         self._owner = {name: source for source in self.files for name in source.specs}
 
     def names(self) -> Iterator[str]:
-        return iter(self._owner)
+        """Of all tensors but constants."""
+        return (name for name in self._owner if not name.endswith(CONSTANTS))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """In torch's layout."""

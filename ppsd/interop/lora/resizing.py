@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from ppsd.adapters.base import ALPHA
 from ppsd.adapters.lora import DOWN
 from ppsd.adapters.places import Place
 from ppsd.interop.lora.joining import ShapeOf, lora_factors
@@ -78,24 +76,3 @@ def _rank(values: np.ndarray, limit: Optional[int], wanted: Wanted) -> int:
         return 1
     rank = METHODS[wanted.method](values, wanted.param) if wanted.method else len(values)
     return min(rank, len(values) if limit is None else limit)
-
-
-def said_of_ranks(layers: Layers) -> dict[str, str]:
-    """kohya's entries about ranks and alphas, for layers of LoRA: "Dynamic" where they differ."""
-    found: dict[bool, set[tuple[int, float]]] = {False: set(), True: set()}
-    for factors in layers.values():
-        down = factors[DOWN]
-        rank = len(down)
-        found[math.prod(down.shape[2:]) > 1].add((rank, float(factors.get(ALPHA, 0.0)) or float(rank)))
-    plain, conv = found[False] or found[True], found[True]
-    args = {"conv_dim": _one({rank for rank, _ in conv}), "conv_alpha": _one({alpha for _, alpha in conv})}
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": _one({rank for rank, _ in plain}),
-        "ss_network_alpha": _one({alpha for _, alpha in plain}),
-        "ss_network_args": json.dumps(args if conv else {}),
-    }
-
-
-def _one(values: set[float]) -> str:
-    return str(next(iter(values))) if len(values) == 1 else "Dynamic"
