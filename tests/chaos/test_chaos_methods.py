@@ -57,8 +57,20 @@ def write_images(folder: Path, count: int, first: int = 0) -> Path:
                 "unet_name_or_path": None,
             },
         ),
+        (
+            "ppsd.trainers.lora:LoRATrainer",
+            {
+                "train_data_dir": "photos",
+                "train_text_encoder": True,
+                "network_dim": 2,
+                "network_dropout": 0.2,
+                "rank_dropout": 0.2,
+                "module_dropout": 0.2,
+                "unet_name_or_path": None,
+            },
+        ),
     ],
-    ids=["fine-tuning", "dreambooth", "textual inversion"],
+    ids=["fine-tuning", "dreambooth", "textual inversion", "adapters"],
 )
 def test_each_method_goes_on_as_if_never_killed(
     method: str,
