@@ -53,6 +53,7 @@ class Wanted:
     """What the flags ask for. conv_dim, conv_alpha: of convolutions larger than 1 x 1; conv_dim 0: none of these.
 
     patterns: regular expressions; a layer is taken where one is found in its path, whatever the preset says.
+    any_rank: ranks may be larger than a layer has room for, as LoKr's, which then has whole factors.
     """
 
     dim: int
@@ -61,6 +62,7 @@ class Wanted:
     conv_alpha: float
     preset: str
     patterns: Sequence[str] = ()
+    any_rank: bool = False
 
 
 def find_targets(models: Mapping[str, nn.Layer], wanted: Wanted) -> list[Target]:
@@ -105,7 +107,7 @@ def _target(place: Place, layer: nn.Layer, wanted: Wanted) -> Target:
     large = _is_large(layer)
     rank, alpha = (wanted.conv_dim, wanted.conv_alpha) if large else (wanted.dim, wanted.alpha)
     room = largest_rank(weight_shape(layer))
-    if rank <= room:
+    if rank <= room or wanted.any_rank:
         return Target(place, layer, rank, alpha)
     if place.part == "unet" and re.fullmatch(_ENDS, place.path):  # narrow in any model: pictures have few channels
         return Target(place, layer, room, alpha * room / rank)

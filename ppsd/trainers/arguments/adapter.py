@@ -41,7 +41,9 @@ class AdapterArguments:
     )
     conv_alpha: Optional[float] = flag(None, "Alpha of these. Default: scaled as the others are.")
     network_dropout: float = flag(0.0, "Share of the values between down and up (LoRA) that is dropped in training.")
-    rank_dropout: float = flag(0.0, "Share of the ranks that is dropped in training, for each sample.")
+    rank_dropout: float = flag(
+        0.0, "Share of the ranks that a sample does without in training; of other adapters than LoRA's: of the outputs."
+    )
     module_dropout: float = flag(0.0, "Probability with which a whole adapter is left out of a training step.")
     use_tucker: bool = flag(False, "Factorize kernels of convolutions larger than 1 x 1 as well (Tucker, LyCORIS).")
     use_dora: bool = flag(False, "Train the length of each output's weights by itself (DoRA, arXiv 2402.09353).")
@@ -111,7 +113,8 @@ class AdapterArguments:
         conv_alpha = self.conv_alpha or conv_dim * alpha / self.network_dim
         usual = ("locon" if conv_dim else "attn-mlp") if lora else "full"
         patterns = self.network_targets or ()
-        return Wanted(self.network_dim, alpha, conv_dim, conv_alpha, self.network_preset or usual, patterns)
+        preset, any_rank = self.network_preset or usual, self.network_module == "lokr"
+        return Wanted(self.network_dim, alpha, conv_dim, conv_alpha, preset, patterns, any_rank)
 
     def check_adapter(self) -> None:
         """Raise ValueError, naming the flag, for values that cannot work."""
