@@ -1,6 +1,6 @@
 """torch and diffusers for the tests, in `.venv-interop` beside `.venv`: they cannot share an environment with Paddle.
 
-Made by the first test that asks for it (about two minutes), kept, and made anew when requirements.txt changes.
+Made by the first test that asks for it (about three minutes), kept, and made anew when requirements.txt changes.
 By hand: python -m tests.interop.environment
 """
 

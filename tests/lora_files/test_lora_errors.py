@@ -130,7 +130,8 @@ def test_configurations_that_are_none(tmp_path: Path) -> None:
     tensors = {
         f"unet.conv_in.lora_{x}.weight": np.ones(s, np.float32) for x, s in (("A", [1, 4, 3, 3]), ("B", [8, 1, 1, 1]))
     }
-    for text in ("{", "[]", '{"unet.lora_alpha": "much"}'):
+    pattern = '{"unet.lora_alpha": 1, "unet.alpha_pattern": {"(": 2}}'
+    for text in ("{", "[]", '{"unet.lora_alpha": "much"}', pattern):
         save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": text})
         with pytest.raises(ValueError, match=r"a\.safetensors: lora_adapter_metadata"):
             read_lora(tmp_path / "a.safetensors")

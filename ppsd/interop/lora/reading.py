@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -119,7 +120,7 @@ def _set_alphas(path: Path, lora: LoraFile) -> None:
                 rank = factors[DOWN].shape[0]
                 alpha = alpha_from(config, place, rank)
                 factors[ALPHA] = np.asarray(rank if alpha is None else alpha, np.float32)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, re.error) as error:
         raise ValueError(f"{path}: lora_adapter_metadata cannot be used: {error}") from error
 
 
