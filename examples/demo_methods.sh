@@ -25,13 +25,22 @@ train_demo() { # with the method's recipe, and with these flags
 
 draw_demo() { # these prompts, from the same noise
     echo "4/4 Drawing before and after"
-    for when in before after; do
-        if [ "$when" = before ]; then pipeline=$base; else pipeline=$demo/run; fi
-        "$python" "$root/examples/stable_diffusion/eval.py" --pipeline "$pipeline" --output "$demo/$when.png" \
-            --guidance_scale 3 --num_inference_steps 30 --prompt "$@"
-    done
-    echo "Pipeline: $demo/run"
+    draw_one "$demo/before.png" "$base" none "$@"
+    if [ "$method" = lora ]; then
+        draw_one "$demo/after.png" "$base" "$demo/run/run.safetensors" "$@"
+        echo "LoRA:     $demo/run/run.safetensors"
+    else
+        draw_one "$demo/after.png" "$demo/run" none "$@"
+        echo "Pipeline: $demo/run"
+    fi
     echo "Before:   $demo/before.png"
     echo "After:    $demo/after.png"
     echo "Previews: $demo/run/previews/"
+}
+
+draw_one() { # to the file $1, with the pipeline $2 and the LoRA $3, these prompts
+    file=$1 pipeline=$2 lora=$3
+    shift 3
+    "$python" "$root/examples/stable_diffusion/eval.py" --pipeline "$pipeline" --lora "$lora" --output "$file" \
+        --guidance_scale 3 --num_inference_steps 30 --prompt "$@"
 }

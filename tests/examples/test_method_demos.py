@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -22,6 +23,7 @@ METHODS = {
     "text_to_image": (StableDiffusionTrainer, "stripes"),
     "dreambooth": (DreamBoothTrainer, "ring"),
     "textual_inversion": (TextualInversionTrainer, "star"),
+    "lora": (LoRATrainer, "stripes"),
 }
 BASE = ["make_demo_data.py", "create_pretraining_data.py", "train_txt2img_laion400m_trainer.py", "eval.py"]
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -85,7 +87,7 @@ def test_the_model_to_begin_with_is_made_when_it_is_missing(copy: Copy, name: st
     assert done.returncode == 0
     assert copy.programs() == rest
     shown = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert shown[-4:] == ["Pipeline", "Before", "After", "Previews"]
+    assert shown[-4:] == ["LoRA" if name == "lora" else "Pipeline", "Before", "After", "Previews"]
 
 
 @every_method
@@ -106,7 +108,10 @@ def test_its_commands_are_accepted(copy: Copy, name: str, monkeypatch: pytest.Mo
     drawn = [
         parsed(ROOT / "examples/stable_diffusion/eval.py", words[1:], "parse", monkeypatch) for words in (before, after)
     ]
-    assert [each.pipeline for each in drawn] == [str(copy.base), run.args.output_dir]
+    base, output = str(copy.base), run.args.output_dir
+    lora = name == "lora"  # one file beside the base, named after the folder it is in
+    assert [each.pipeline for each in drawn] == [base, base if lora else output]
+    assert [each.lora for each in drawn] == [[["none"]], [[f"{output}/run.safetensors" if lora else "none"]]]
     assert drawn[0].prompt == drawn[1].prompt
     assert drawn[0].seed == drawn[1].seed
     subject = {"dreambooth": "sks", "textual_inversion": "<toy>"}.get(name, "circle")
