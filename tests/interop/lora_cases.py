@@ -42,7 +42,10 @@ ENDS = ("conv_in", "conv_out", "time_embedding", "add_embedding")
 
 @dataclass
 class Case:
-    """A file, and what each side computed with it. writes: the other side writes the file."""
+    """A file, and what each side computed with it. writes: the other side writes the file.
+
+    bare: without the metadata that diffusers reads from 0.35 on, as its older versions see the file.
+    """
 
     do: str
     lora: LoraFile
@@ -50,6 +53,7 @@ class Case:
     job: dict[str, Any] = field(default_factory=dict)
     sdxl: bool = False
     writes: bool = False
+    bare: bool = False
     expected: dict[str, np.ndarray] = field(default_factory=dict)
     found: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -156,6 +160,7 @@ def make_cases() -> dict[str, Case]:
         "attention": Case(pipeline, random_lora("lora", attention), to_diffusers),
         "attention-half": Case(pipeline, random_lora("lora", attention), {**to_diffusers, "precision": "bfloat16"}),
         "locon": Case(pipeline, random_lora("lora"), to_diffusers),
+        "locon-bare": Case(pipeline, random_lora("lora"), to_diffusers, bare=True),
         "locon-ranks": Case(pipeline, random_lora("lora"), {**to_diffusers, "one_rank": False}),
         "locon-alpha": Case(pipeline, random_lora("lora"), {**to_diffusers, "keep_alpha": True}),
         "tucker": Case(pipeline, random_lora("tucker"), to_diffusers),
@@ -206,6 +211,8 @@ def run_cases(folder: Path) -> dict[str, Case]:
         file = folder / f"{name}.safetensors"
         if not case.writes:
             write_lora(file, case.lora, **case.write)
+        if case.bare:
+            save_file(load_file(file), file, {"format": "pt"})
         common = {"inputs": str(folder / "inputs.safetensors"), "output": str(folder / f"{name}-output.safetensors")}
         jobs.append({"do": case.do, "folder": str(bases[case.sdxl]), "file": str(file), **common, **case.job})
     run_script("lora.py", jobs, folder)

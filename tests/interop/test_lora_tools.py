@@ -18,7 +18,17 @@ from tests.interop.lora_cases import (
 )
 
 WRITTEN_HERE = [
-    *("attention", "attention-half", "locon", "locon-ranks", "locon-alpha", "tucker", "dora", "loha-as-lora"),
+    *(
+        "attention",
+        "attention-half",
+        "locon",
+        "locon-bare",
+        "locon-ranks",
+        "locon-alpha",
+        "tucker",
+        "dora",
+        "loha-as-lora",
+    ),
     *("lokr-as-lora", "kohya", "sdxl", "sdxl-kohya"),
 ]
 LYCORIS = [f"lycoris-{kind}" for kind in ("lora", "tucker", "loha", "loha-tucker", "lokr", "lokr-both", "lokr-whole")]
