@@ -9,8 +9,8 @@ and without. The class images are circles of other colours than are measured, dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 from PIL import Image
@@ -22,31 +22,24 @@ from tests.benchmarks.method_runs import draw, make_data, parser, require_base, 
 from tests.benchmarks.prompt_accuracy import read_colors
 
 IMAGES = 5
+MAX_STEPS, LEARNING_RATE = 500, 1e-3
+SCRIPT = "dreambooth/train_dreambooth.py"
 SUBJECT = "a sks circle"
+COLORS = [(a, b) for a in NAMES for b in NAMES if a != b]
 CLASS = "a purple circle on a white background"  # what class images that lack a caption would be drawn by; none does
 
 
 def main() -> None:
-    args = parser(__doc__, max_steps=500, learning_rate=1e-3).parse_args()
+    args = parser(__doc__, max_steps=MAX_STEPS, learning_rate=LEARNING_RATE).parse_args()
     require_base(args.base)
     data, prior = make_data("ring", IMAGES, args.output / "ring"), args.output / "circles"
-    pairs = [(a, b) for a in NAMES for b in NAMES if a != b]
-    colors = pairs[::2]
-    class_prompts = [make_caption("circle", *pair) for pair in colors]
-    draw_class(args.base, prior, [make_caption("circle", *pair) for pair in pairs[1::2] * 2])
-    figures = {"before": measure(args.base, args.num_samples, class_prompts, colors, args.output / "ring_before")}
-    common = f"""--pretrained_model_name_or_path {args.base} --instance_data_dir {data} --dataset_repeats 100
-        --max_steps {args.max_steps} --learning_rate {args.learning_rate} --per_device_train_batch_size 8
-        --ema_decay 0.98 --train_text_encoder --text_encoder_learning_rate {args.learning_rate / 2}"""
-    with_prior = f"--with_prior_preservation --class_data_dir {prior} --num_class_images 90"
-    for name, flags in (("with prior", [*with_prior.split(), "--class_prompt", CLASS]), ("without prior", [])):
+    draw_class(args.base, prior)
+    figures = {"before": measure(args.base, args.num_samples, args.output / "ring_before")}
+    common = flags(args.base, data, args.max_steps, args.learning_rate)
+    for name, own in (("with prior", prior_flags(prior)), ("without prior", [])):
         run = args.output / name.replace(" ", "_")
-        seconds = train(
-            "dreambooth/train_dreambooth.py",
-            run,
-            ["--instance_prompt", SUBJECT, *common.split(), *flags],
-        )
-        figures[name] = measure(run, args.num_samples, class_prompts, colors, run.with_suffix(".grid"))
+        seconds = train(SCRIPT, run, [*common, *own])
+        figures[name] = measure(run, args.num_samples, run.with_suffix(".grid"))
         print(f"{name}: trained in {seconds / 60:.1f} min")
     print(f"\n{'':<16}{'subject by token':>18}{'class is plain':>18}{'class has its colour':>22}")
     for name, shares in figures.items():
@@ -61,19 +54,34 @@ def main() -> None:
     )
 
 
-def draw_class(base: Path, folder: Path, prompts: Sequence[str]) -> None:
+def flags(base: Path, data: Path, max_steps: int, learning_rate: float) -> list[str]:
+    """Of the script that is measured, without the prior."""
+    common = f"""--pretrained_model_name_or_path {base} --instance_data_dir {data} --dataset_repeats 100
+        --max_steps {max_steps} --learning_rate {learning_rate} --per_device_train_batch_size 8
+        --ema_decay 0.98 --train_text_encoder --text_encoder_learning_rate {learning_rate / 2}"""
+    return ["--instance_prompt", SUBJECT, *common.split()]
+
+
+def prior_flags(folder: Path) -> list[str]:
+    with_prior = f"--with_prior_preservation --class_data_dir {folder} --num_class_images 90"
+    return [*with_prior.split(), "--class_prompt", CLASS]
+
+
+def draw_class(base: Path, folder: Path) -> None:
     """Images of the class, of colours that are not measured, each with its caption beside it."""
+    prompts = [make_caption("circle", *pair) for pair in COLORS[1::2] * 2]
     folder.mkdir(parents=True, exist_ok=True)
     for number, (prompt, image) in enumerate(zip(prompts, draw(base, prompts, seed=6))):
         Image.fromarray(image).save(folder / f"{number:03d}.png")
         (folder / f"{number:03d}.txt").write_text(prompt, encoding="utf-8")
 
 
-def measure(pipeline, count, class_prompts, colors, grid) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+def measure(pipeline: Path, count: int, grid: Path, lora: Optional[Path] = None) -> tuple[float, float, float]:
     """Shares: of pictures by the token with the subject; of the class's that are whole, and of the colour asked for."""
     grid.mkdir(parents=True, exist_ok=True)
-    subject = [read_ring(image) for image in draw(pipeline, [SUBJECT] * count, 2, grid / "subject.png")]
-    images = draw(pipeline, class_prompts, 3, grid / "class.png")
+    colors = COLORS[::2]
+    subject = [read_ring(image) for image in draw(pipeline, [SUBJECT] * count, 2, grid / "subject.png", lora)]
+    images = draw(pipeline, [make_caption("circle", *pair) for pair in colors], 3, grid / "class.png", lora)
     plain = [(ring := read_ring(image)).shape and not ring.hole for image in images]
     right = [
         read_colors(image)[0] == pair[1] and read_colors(image)[1] == pair[0] for image, pair in zip(images, colors)

@@ -6,10 +6,11 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -21,7 +22,7 @@ COMMON = """--resolution 64 --per_device_train_batch_size 16 --prediction_type v
 --report_to none --disable_tqdm True --num_inference_steps 30 --guidance_scale 3"""
 
 
-def parser(doc: str, max_steps: int, learning_rate: float) -> argparse.ArgumentParser:
+def parser(doc: str, max_steps: Optional[int], learning_rate: Optional[float]) -> argparse.ArgumentParser:
     """What these benchmarks have in common."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--base", type=Path, default=BASE, help="What examples/stable_diffusion/train.sh has trained.")
@@ -44,28 +45,57 @@ def make_data(kind: str, count: int, folder: Path) -> Path:
     return folder
 
 
+class Trained(NamedTuple):
+    """What a run took. seconds: all of it; peak_bytes: of resident memory; log: what it printed."""
+
+    seconds: float
+    peak_bytes: int
+    log: str
+
+
 def train(script: str, output: Path, flags: Sequence[Any]) -> float:
     """Seconds that the method's script takes. Raises RuntimeError with the end of its log when it fails."""
+    return train_measured(script, output, flags).seconds
+
+
+def train_measured(script: str, output: Path, flags: Sequence[Any]) -> Trained:
+    """The same with what else it takes, in a process of its own."""
     command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / script), "--output_dir", str(output)]
     command += ["--overwrite_output_dir", *COMMON.split(), *map(str, flags)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
-    started = time.perf_counter()
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    started, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            peak = max(peak, _peak_bytes(process.pid))
+            time.sleep(0.2)
+        seconds = time.perf_counter() - started
+        printed.seek(0)
+        log = printed.read()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "log.txt").write_text(done.stdout)
-    if done.returncode:
-        raise RuntimeError(f"{script} ended with code {done.returncode}:\n{done.stdout[-3000:]}")
-    return time.perf_counter() - started
+    (output / "log.txt").write_text(log)
+    if process.returncode:
+        raise RuntimeError(f"{script} ended with code {process.returncode}:\n{log[-3000:]}")
+    return Trained(seconds, peak, log)
+
+
+def _peak_bytes(pid: int) -> int:
+    """Resident memory at most until now; 0 for a process that has ended. Unlike ru_maxrss it has nothing of ours."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return max((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), default=0)
 
 
 def draw(
-    pipeline: Path, prompts: Sequence[str], seed: int, grid: Optional[Path] = None, embeddings: Sequence[Path] = ()
+    pipeline: Path, prompts: Sequence[str], seed: int, grid: Optional[Path] = None, lora: Optional[Path] = None
 ) -> np.ndarray:
-    """uint8 [N,H,W,3], one picture a prompt; `grid` is a PNG of them all."""
+    """uint8 [N,H,W,3], one picture a prompt; `grid` is a PNG of them all, `lora` a file on top of the pipeline."""
+    from ppsd.interop.lora.attaching import LoraSwitch, models_of
     from ppsd.sampling.grid import image_grid, save_png
     from ppsd.sampling.pipeline import generate, load_pipeline
 
-    pipe = load_pipeline(str(pipeline), **({"embeddings": [str(path) for path in embeddings]} if embeddings else {}))
+    pipe = load_pipeline(str(pipeline))
+    if lora is not None:
+        LoraSwitch(models_of(pipe)).use([(str(lora), 1.0)], fuse=True)
     images = generate(pipe, prompts, guidance_scale=3.0, num_inference_steps=30, seed=seed, batch_size=20)
     if grid is not None:
         save_png(grid, image_grid(images, columns=20))
