@@ -18,6 +18,7 @@ import pytest
 from ppsd.trainers.arguments import check_arguments
 from ppsd.trainers.dreambooth import DreamBoothTrainer
 from ppsd.trainers.foreign_flags import ALIASES
+from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.run import Run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
@@ -30,6 +31,7 @@ METHODS = {
     "examples/text_to_image/train_text_to_image.py": StableDiffusionTrainer,
     "examples/dreambooth/train_dreambooth.py": DreamBoothTrainer,
     "examples/textual_inversion/train_textual_inversion.py": TextualInversionTrainer,
+    "examples/lora/train_lora.py": LoRATrainer,
 }
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ppsd.trainers import arguments
+from ppsd.trainers.arguments.adapter import AdapterArguments
 from ppsd.trainers.arguments.cache import CacheArguments
 from ppsd.trainers.arguments.captions import CaptionArguments
 from ppsd.trainers.arguments.data import DataArguments
@@ -30,6 +31,7 @@ TABLES = {  # section of FLAGS.md, and the dataclass whose own fields it has
     "Model and loss": ModelArguments,
     "Text": TextArguments,
     "New tokens": PlaceholderArguments,
+    "Adapters": AdapterArguments,
     "Which data": FolderArguments,
     "Captions": CaptionArguments,
     "Reading, cropping, buckets": DataArguments,

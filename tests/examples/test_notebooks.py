@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -25,8 +26,9 @@ METHODS = {
     "text_to_image": StableDiffusionTrainer,
     "dreambooth": DreamBoothTrainer,
     "textual_inversion": TextualInversionTrainer,
+    "lora": LoRATrainer,
 }
-PICTURES = {BASIC: 6, "text_to_image": 9, "dreambooth": 14, "textual_inversion": 11}
+PICTURES = {BASIC: 6, "text_to_image": 9, "dreambooth": 14, "textual_inversion": 11, "lora": 11}
 """That each notebook shows: of the data, of results, of previews."""
 
 SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)
