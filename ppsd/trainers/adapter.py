@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Optional
+from typing import Any, Optional
 
+import numpy as np
+import paddle
+
+from ppsd.adapters.base import Dropout
 from ppsd.adapters.lora import UP
 from ppsd.adapters.network import AdapterNetwork, new_adapters
 from ppsd.adapters.places import Place
@@ -105,3 +109,13 @@ def is_skipped(bundle: Bundle, clip_skip: Optional[int], place: Place) -> bool:
     if place.part == "unet" or found is None:
         return False
     return int(found.group(1)) > bundle.text_encoder.config.num_hidden_layers - (clip_skip or 1)
+
+
+def seed_dropout(dropout: Dropout, seeds: Any) -> None:
+    """Have a batch drop out the same in every run: after its samples' seeds [B], as its noise is.
+
+    A continued run could not go on with paddle's generator where it was: 2.6.2 does not say where that is on a CPU.
+    """
+    if dropout != Dropout():
+        entropy = np.asarray(seeds).astype(np.uint64).tolist()
+        paddle.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))

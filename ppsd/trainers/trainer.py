@@ -21,6 +21,7 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.memory import halve_frozen
 from ppsd.sampling.pipeline import build_pipeline
+from ppsd.trainers.adapter import seed_dropout
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, ProgressCallback, SaveCallback
 from ppsd.trainers.changes import settings
 from ppsd.trainers.checkpointing import CheckpointingTrainer
@@ -134,6 +135,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         """Mean over the batch, float32 []."""
         if self.is_world_process_zero():
             self.previews.look(self.args, inputs)
+        seed_dropout(self.run.model.adapter_dropout, inputs["seed"])
         draws = draw(
             inputs["seed"],
             self._latent_shape(inputs),
