@@ -1,1 +1,1 @@
-"""What other programs read and write: diffusers folders, embedding files. Needs no paddle."""
+"""What other programs read and write: diffusers folders, embedding files, LoRA files."""
