@@ -102,6 +102,17 @@ def test_unmerging_restores_every_bit(folders: dict[str, Path], layout: str, siz
     assert names[0] == names[1]
 
 
+def test_what_a_run_left_beside_the_pipeline_is_not_copied(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["paddle"], tmp_path / "run")
+    (folder / "checkpoint-3").mkdir()
+    (folder / "checkpoint-3" / "optimizer.pdopt").write_bytes(b"large")
+    (folder / "ppsd.json").write_text("{}")
+    file = save(tmp_path / "a.safetensors", random_layers(folder, places=PLACES[:1]))
+    assert merge(folder, tmp_path / "merged", file) == 0
+    names = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert names == {path.name for path in folder.iterdir()} - {"checkpoint-3"} | {RECORD}
+
+
 def test_a_dora_goes_by_the_base_and_comes_out_again(folders: dict[str, Path], tmp_path: Path) -> None:
     folder, place = folders["paddle"], PLACES[1]
     weight = open_parts(folder)["unet"].value(f"{place.path}.weight")

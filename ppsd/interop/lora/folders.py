@@ -1,4 +1,7 @@
-"""A pipeline's folder with other weights: all else is copied, and it appears whole or not at all."""
+"""A pipeline's folder with other weights: all else is copied, and it appears whole or not at all.
+
+Not copied are folders that the pipeline's index does not name: checkpoints, logs and previews of the run that wrote it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ppsd.formats.atomic import naming
+from ppsd.models.saving import read_config
 
 
 @contextmanager
@@ -33,10 +37,21 @@ def publishing(folder: Path, target: Path, skip: Collection[Path]) -> Iterator[P
 
 def _copy(folder: Path, to: Path, skip: Collection[Path]) -> None:
     to.mkdir(parents=True)
+    others = _no_components(folder)
     for file in sorted(folder.rglob("*")):
+        if file.relative_to(folder).parts[0] in others:
+            continue
         new = to / file.relative_to(folder)
         if file.is_dir():
             new.mkdir(parents=True, exist_ok=True)
         elif file not in skip:
             with naming(file):
                 shutil.copyfile(file, new)
+
+
+def _no_components(folder: Path) -> set[str]:
+    """Names of folders that are no part of the pipeline; empty where no index says what is."""
+    file = folder / "model_index.json"
+    if not file.is_file():
+        return set()
+    return {other.name for other in folder.iterdir() if other.is_dir()} - set(read_config(file))

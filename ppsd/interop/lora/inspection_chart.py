@@ -25,7 +25,7 @@ def draw_chart(found: Sequence[Inspection]) -> np.ndarray:
     y = 0
     for one in found:
         draw.text((8, y + 8), _plain(f"{one.path.name}: norm of the change of each block"), fill="black", font=font)
-        _legend(draw, font, y + 24)
+        _legend(draw, font, y + 24, {group(facts) for facts in one.blocks})
         y += HEAD
         for facts in one.blocks:
             _bar(draw, font, facts, left, y, most)
@@ -48,10 +48,10 @@ def _bar(draw: ImageDraw.ImageDraw, font: Any, facts: BlockFacts, left: int, y: 
     draw.text((left + width + 6, y + 3), f"{facts.norm:.4g}", fill="#444444", font=font)
 
 
-def _legend(draw: ImageDraw.ImageDraw, font: Any, y: int) -> None:
+def _legend(draw: ImageDraw.ImageDraw, font: Any, y: int, groups: set[str]) -> None:
     names = {"text": "text encoder", "down": "UNet, down", "mid": "middle", "up": "up", "ends": "ends"}
     x = 8.0
-    for key, name in names.items():
+    for key, name in ((key, name) for key, name in names.items() if key in groups):
         draw.rectangle((x, y + 2, x + 9, y + 11), fill=COLORS[key])
         draw.text((x + 13, y), name, fill="#444444", font=font)
         x += 13 + draw.textlength(name, font=font) + 14

@@ -20,7 +20,7 @@ SHOWN = (
     ("resolution, batch", ("ss_resolution", "ss_total_batch_size", "ss_batch_size_per_device")),
     ("images", ("ss_num_train_images", "ss_num_reg_images")),
     ("title", ("modelspec.title", "ss_output_name")),
-    ("date", ("modelspec.date", "ss_training_started_at")),
+    ("date", ("modelspec.date",)),
     ("comment", ("ss_training_comment",)),
 )
 TAGS = "ss_tag_frequency"
