@@ -30,7 +30,8 @@ class Record:
 class LatentRecord:
     """One example that a VAE has seen: moments [8,h,w] (mean, then log variance), caption, perhaps its hidden [L,D].
 
-    mirrored: moments of the mirror image, where they are known.
+    mirrored: moments of the mirror image, where they are known. image_size: width and height of the upright image,
+    where conditions need it.
     """
 
     moments: np.ndarray
@@ -39,6 +40,7 @@ class LatentRecord:
     more_captions: tuple[str, ...] = ()
     hidden: Optional[np.ndarray] = None
     mirrored: Optional[np.ndarray] = None
+    image_size: Optional[tuple[int, int]] = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Batch(TypedDict, total=False):
     hidden float32 [B,L,D] where the text encoder's output is cached, too; weight float32 [B]; seed int64 [B];
     cursor int64 [B,K]: the position of each sample's lane after the sample (see ppsd.data.stream);
     record int64 [B,3]: the source, the part in it and the line or row that each sample was made of.
+    Where they are wanted: conditioning uint8 [B,3,H,W], RGB; mask uint8 [B,1,H,W], 255 is painted anew, 0 kept;
+    depth float32 [B,1,H,W] in 0..1, larger is nearer (see ppsd.data.conditions).
     """
 
     pixels: Any
@@ -91,10 +95,19 @@ class Batch(TypedDict, total=False):
     seed: Any
     cursor: Any
     record: Any
+    conditioning: Any
+    mask: Any
+    depth: Any
 
 
 @dataclass
 class Condition:
-    """What the denoiser is told beside x_t and t. hidden [B,L,D]."""
+    """What the denoiser is told beside x_t and t. hidden [B,L,D].
+
+    control: a picture of what is wanted where, float [B,3,H,W] in 0..1; concat: further channels beside x_t's,
+    [B,k,h,w].
+    """
 
     hidden: Any
+    control: Optional[Any] = None
+    concat: Optional[Any] = None

@@ -12,11 +12,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ppsd import compat  # isort: skip  before paddle
 
 import paddle
-from ppdiffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from ppdiffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from ppdiffusers.transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ppsd.models.controlnet import new_controlnet
 
 compat.apply()
 
@@ -67,6 +71,24 @@ def tiny_unet(seed: int = 0, **overrides: Any) -> UNet2DConditionModel:
     """x_t [B,4,h,w] (h, w even), t [B], hidden [B,L,16] -> [B,4,h,w]; 8 x 8 latents by default."""
     paddle.seed(seed)
     return UNet2DConditionModel(**{**UNET_CONFIG, **overrides})
+
+
+def tiny_controlnet(unet: UNet2DConditionModel, seed: int = 0) -> ControlNetModel:
+    """Of a tiny UNet: its residuals for x_t [B,4,h,w] and a picture [B,3,8h,8w] are 0."""
+    paddle.seed(seed)
+    return new_controlnet(unet, embedding_channels=(4, 4, 8, 8))
+
+
+def shaken(*layers: Any, seed: int = 2) -> Any:
+    """Every parameter off its start, in place; the first of the layers. Zero convolutions then have something to say,
+    and a lost or swapped weight shows."""
+    random = np.random.default_rng(seed)
+    for layer in layers:
+        for parameter in layer.parameters():
+            scale = 0.1 if parameter.ndim == 1 else 0.3 / np.sqrt(np.prod(parameter.shape[1:]))
+            value = parameter.numpy() + scale * random.standard_normal(parameter.shape)
+            parameter.set_value(value.astype(np.float32))
+    return layers[0]
 
 
 def tiny_vae(seed: int = 0, **overrides: Any) -> AutoencoderKL:

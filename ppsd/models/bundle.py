@@ -16,6 +16,7 @@ from ppdiffusers.transformers import AutoTokenizer, CLIPTextModel
 
 from ppsd.models.loading import load_component
 from ppsd.models.unet_init import random_unet
+from ppsd.models.widening import INPUTS, widen_conv_in
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Bundle:
 
     embeddings: the rows of new tokens that are trained beside the text encoder's own (see ppsd.models.placeholder).
     adapter: what is trained beside the layers of the networks (see ppsd.adapters.network).
+    controlnet: what tells the UNet where things are: a ControlNet or a T2I-Adapter.
     """
 
     vae: AutoencoderKL
@@ -35,6 +37,7 @@ class Bundle:
     scheduler_config: Mapping[str, Any]
     embeddings: Optional[nn.Layer] = None
     adapter: Optional[nn.Layer] = None
+    controlnet: Optional[nn.Layer] = None
 
     @property
     def vae_scale_factor(self) -> int:
@@ -43,7 +46,7 @@ class Bundle:
 
     def layers(self) -> list[nn.Layer]:
         """All networks."""
-        return [self.vae, self.text_encoder, self.unet]
+        return [self.vae, self.text_encoder, self.unet, *([] if self.controlnet is None else [self.controlnet])]
 
     def freeze(self, trained: Iterable[nn.Layer]) -> None:
         """Only the parameters of these layers (which may be parts of networks) keep gradients."""
@@ -63,10 +66,14 @@ def load_bundle(
     tokenizer: Optional[str] = None,
     model_max_length: Optional[int] = None,
     flags: tuple[str, str] = ("--pretrained_model_name_or_path", "--unet_name_or_path"),
+    concat_channels: int = 0,
 ) -> Bundle:
     """Load a pipeline's components. A `.json` as `unet` means a randomly initialised one; the others override folders
     of `pretrained`. Raises ValueError naming the flag for whatever cannot be loaded or does not fit together; `flags`
-    are those of the pipeline and the UNet."""
+    are those of the pipeline and the UNet.
+
+    concat_channels: of the UNet's input beside the latents (inpainting 5, depth 1); a UNet without them gets them (see
+    ppsd.models.widening)."""
     pipeline_flag, unet_flag = flags
 
     def load(cls: Any, path: Optional[str], folder: str, flag: str, **kwargs: Any) -> Any:
@@ -84,7 +91,9 @@ def load_bundle(
         else load(UNet2DConditionModel, unet, "unet", unet_flag, **variant),
         scheduler_config=load_scheduler_config(pretrained, pipeline_flag),
     )
-    check_fit(bundle)
+    if concat_channels and bundle.unet.config.in_channels == bundle.vae.config.latent_channels:
+        widen_conv_in(bundle.unet, bundle.vae.config.latent_channels + concat_channels)
+    check_fit(bundle, concat_channels)
     return bundle
 
 
@@ -112,14 +121,19 @@ def load_scheduler_config(pretrained: str, flag: str) -> dict[str, Any]:
     return dict(load_component(DDPMScheduler, pretrained, "scheduler", flag).config)
 
 
-def check_fit(bundle: Bundle) -> None:
-    """Raise ValueError when the components were not made for each other."""
+def check_fit(bundle: Bundle, concat_channels: int = 0) -> None:
+    """Raise ValueError when the components were not made for each other. concat_channels: as in `load_bundle`."""
     wide, wanted = bundle.text_encoder.config.hidden_size, bundle.unet.config.cross_attention_dim
     if wide != wanted:
         raise ValueError(f"the text encoder gives {wide} features and the UNet's cross_attention_dim is {wanted}")
     channels, wanted = bundle.vae.config.latent_channels, bundle.unet.config.in_channels
-    if channels != wanted:
-        raise ValueError(f"the VAE gives {channels} latent channels and the UNet's in_channels is {wanted}")
+    if channels + concat_channels != wanted:
+        beside = f" beside {concat_channels} of the condition" if concat_channels else ""
+        kind = INPUTS.get(wanted - channels)
+        hint = f": it is {kind}" if kind else ""
+        raise ValueError(
+            f"the VAE gives {channels} latent channels{beside} and the UNet's in_channels is {wanted}{hint}"
+        )
     length = bundle.tokenizer.model_max_length
     longest = bundle.text_encoder.config.max_position_embeddings
     if length > longest:

@@ -20,7 +20,13 @@ def posterior(vae: AutoencoderKL, pixels: paddle.Tensor) -> paddle.Tensor:
 
     pixels uint8 [B,3,H,W] -> float32 [B,8,h,w].
     """
-    return vae.encode(to_unit(pixels).astype(vae.dtype)).latent_dist.parameters.astype("float32")
+    return posterior_of_images(vae, to_unit(pixels))
+
+
+@paddle.no_grad()
+def posterior_of_images(vae: AutoencoderKL, images: paddle.Tensor) -> paddle.Tensor:
+    """The same of images in -1..1: float [B,3,H,W] -> float32 [B,8,h,w]."""
+    return vae.encode(images.astype(vae.dtype)).latent_dist.parameters.astype("float32")
 
 
 @paddle.no_grad()

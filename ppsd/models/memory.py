@@ -9,15 +9,17 @@ from ppsd.compat import require_recompute
 
 import paddle
 from paddle import nn
-from ppdiffusers import AutoencoderKL
+from ppdiffusers import AutoencoderKL, ControlNetModel
 
 from ppsd.models.bundle import Bundle
 
 
 def use_recompute(bundle: Bundle, train_text_encoder: bool) -> None:
-    """Keep no activations of the UNet's blocks; compute them again in the backward pass."""
+    """Keep no activations of the UNet's and ControlNet's blocks; compute them again in the backward pass."""
     require_recompute()
     bundle.unet.enable_gradient_checkpointing()
+    if isinstance(bundle.controlnet, ControlNetModel):
+        bundle.controlnet.enable_gradient_checkpointing()
     if train_text_encoder:
         bundle.text_encoder.gradient_checkpointing_enable()
 
@@ -31,7 +33,7 @@ def use_memory_efficient_attention(bundle: Bundle) -> None:
         )
     name = os.getenv("FLAG_XFORMERS_ATTENTION_OP", "none").lower()
     attention_op = None if name == "none" else name
-    for layer in (bundle.unet, bundle.vae):
+    for layer in (bundle.unet, bundle.vae, *([bundle.controlnet] if bundle.controlnet is not None else [])):
         layer.enable_xformers_memory_efficient_attention(attention_op)
 
 
