@@ -38,12 +38,17 @@ TOOLS = {  # and the function of each that reads the command line
     "tools/cache_latents.py": "parse_args",
     "tools/compare_checkpoints.py": "parse_args",
     "tools/convert_dataset.py": "parse_args",
+    "tools/convert_lora.py": "parse_args",
     "tools/convert_to_diffusers.py": "parse_args",
     "tools/create_pretraining_data.py": "parse_args",
+    "tools/extract_lora.py": "parse_args",
     "tools/inspect_data.py": "parse_args",
+    "tools/inspect_lora.py": "parse_args",
     "tools/make_demo_data.py": "parse_args",
     "tools/make_demo_model.py": "parse_args",
+    "tools/merge_lora.py": "parse_args",
     "tools/plan_memory.py": "main",
+    "tools/resize_lora.py": "parse_args",
     "tests/benchmarks/prompt_accuracy.py": "parse_args",
 }
 CHECKS = {"tests/chaos/__main__.py": "parse", "tests/benchmarks/resume_time.py": "parse_args"}  # flags in their --help
