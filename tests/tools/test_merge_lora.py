@@ -102,6 +102,44 @@ def test_unmerging_restores_every_bit(folders: dict[str, Path], layout: str, siz
     assert names[0] == names[1]
 
 
+def test_weights_in_several_files_and_variants_are_merged_alike(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Two shards of the UNet, and averaged weights of the text encoder beside its own."""
+    folder = shutil.copytree(folders["torch"], tmp_path / "base")
+    whole = SafetensorsFile(folder / "unet/diffusion_pytorch_model.safetensors")
+    names = list(whole.specs)
+    for number, own in enumerate((names[:100], names[100:])):
+        file = folder / f"unet/diffusion_pytorch_model-0000{number + 1}-of-00002.safetensors"
+        write_safetensors(file, {name: whole.specs[name] for name in own}, whole.read, whole.metadata)
+    whole.path.unlink()
+    text = folder / "text_encoder/model.safetensors"
+    shutil.copyfile(text, text.with_name("model.ema.safetensors"))
+    layers = random_layers(folder)
+    file = save(tmp_path / "a.safetensors", layers)
+    assert merge(folder, tmp_path / "merged", file) == 0
+    before, after = tensors(folder), tensors(tmp_path / "merged")
+    changed = {name for name, value in after.items() if name in before and not np.array_equal(value, before[name])}
+    of_text = [place for place in PLACES if place.part == "text_encoder"]
+    assert len(changed) == len(PLACES) + len(of_text)
+    assert {name.split(":")[0] for name in changed} == {
+        "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "text_encoder/model.safetensors",
+        "text_encoder/model.ema.safetensors",
+    }
+    assert merge(tmp_path / "merged", tmp_path / "back", file, flags=["--unmerge"]) == 0
+    assert same_bits(before, tensors(tmp_path / "back"))
+
+
+def test_pipelines_of_pickles_are_refused(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save(tmp_path / "a.safetensors", random_layers(folders["paddle"]))
+    folder = shutil.copytree(folders["paddle"], tmp_path / "base")
+    (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/model_state.pdparams")
+    refused(
+        capsys, merge(folder, tmp_path / "x", file), "has no weights as .safetensors (but config.json, model_state.p"
+    )
+
+
 def test_what_a_run_left_beside_the_pipeline_is_not_copied(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["paddle"], tmp_path / "run")
     (folder / "checkpoint-3").mkdir()
