@@ -20,6 +20,9 @@ from ppsd.trainers.run import Run
 
 logger = logging.getLogger(__name__)
 
+LOW_RATE = 2e-5
+"""Below it adapters learn next to nothing in the usual few thousand steps."""
+
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.")
 
 
@@ -46,6 +49,11 @@ def add_adapter(run: Run, bundle: Bundle) -> AdapterNetwork:
         "%s beside %d layers: %d parameters, %.2f %% of the models' %d",
         *(algorithm, len(adapters), trained, 100 * trained / whole, whole),
     )
+    if 0 < run.args.learning_rate < LOW_RATE:
+        logger.warning(
+            "--learning_rate %g is one for whole models; adapters usually begin with 1e-4 or more",
+            run.args.learning_rate,
+        )
     return network
 
 

@@ -18,6 +18,7 @@ class LoRATrainer(StableDiffusionTrainer):
     own_arguments = DreamBoothArguments
     defaults: Mapping[str, Any] = {
         "network_module": "lora",
+        "caption_dropout_rate": 0.0,
         "learning_rate": 1e-4,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.01,

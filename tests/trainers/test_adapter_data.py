@@ -32,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_dreambooths_data_by_either_way(tiny_run: Run, photos: Path, tmp_path: Path) -> None:
     """The class images are drawn by the models alone, before there are adapters."""
-    options = {**SUBJECT, **PRIOR, "max_steps": 3, "caption_dropout_rate": 0, "instance_data_dir": photos}
+    options = {**SUBJECT, **PRIOR, "max_steps": 3, "instance_data_dir": photos}
     found = []
     for method, output in ((LoRATrainer, tmp_path / "a"), (DreamBoothTrainer, tmp_path / "b")):
         trainer = learn(tiny_run, output, method, class_data_dir=output / "class", **options)
@@ -43,7 +43,7 @@ def test_dreambooths_data_by_either_way(tiny_run: Run, photos: Path, tmp_path: P
 
 def test_streamed_parts_by_either_way(tiny_run: Run, tmp_path: Path) -> None:
     """As the script of the public recipe, and as train_lora.py; the order does not depend on the workers."""
-    options = {"weight_decay": 0.01, "lr_scheduler_type": "constant", "max_steps": 3}
+    options = {"lr_scheduler_type": "constant", "caption_dropout_rate": 0.0, "max_steps": 3}
     learn(tiny_run, tmp_path / "a", StableDiffusionTrainer, **options)
     learn(tiny_run, tmp_path / "b", dataloader_num_workers=2, **options)
     assert_same_weights(*(saved(tmp_path / run / "checkpoint-3") for run in "ab"))

@@ -189,3 +189,11 @@ def test_a_run_of_models_does_not_go_on_with_adapters(tiny_run: Run, tmp_path: P
     learn(tiny_run, tmp_path, max_steps=1, overwrite_output_dir=True)
     with pytest.raises(ValueError, match=r"--network_module: .*checkpoint-1 holds a trained adapter; add the flag"):
         tiny_run.train(tmp_path, unet_name_or_path=None, max_steps=2)
+
+
+def test_a_rate_of_whole_models_is_warned_of(tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    learn(tiny_run, tmp_path / "low", learning_rate=5e-6, max_steps=1)
+    assert "--learning_rate 5e-06 is one for whole models" in caplog.text
+    caplog.clear()
+    learn(tiny_run, tmp_path / "usual", learning_rate=1e-4, max_steps=1)
+    assert "is one for whole models" not in caplog.text
