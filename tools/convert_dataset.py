@@ -8,8 +8,8 @@ Each --input is one of
     a folder that a tool has written  its list, filelist/NAME.filelist.list
     an image folder, a .jsonl file  as tools/create_pretraining_data.py takes them
 
-Images are copied byte for byte; captions, further captions and meta are kept. Paths of conditioning images, masks and
-depth maps of an image folder are kept, with the files, in an image folder only. Writes
+Images are copied byte for byte, those in the columns conditioning_image, mask and depth, too; captions, further
+captions and meta are kept. Writes
 
     OUTPUT/FORMAT_format_data/part-000001...   one part for each part of the input, or several
     OUTPUT/filelist/NAME.filelist              the parts

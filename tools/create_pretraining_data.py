@@ -3,7 +3,9 @@
 INPUT is a jsonl file with one {"caption": ..., "image": "path/from/the/file's/folder.jpg"} a line, or an image folder:
 metadata.jsonl or metadata.csv beside the images, or captions in IMAGE.txt or IMAGE.caption; the images of a subfolder
 named like "10_a dog" count 10 times. It may be of any size. Image files are packed byte for byte; a list of captions
-is kept whole. Other keys and columns are not packed; tools/convert_dataset.py takes the same INPUT and keeps them.
+is kept whole. With --conditioning_key the conditioning image that each row names (for a ControlNet) becomes a column of
+the parts, conditioning_image; it must be in the folder of INPUT, and of the same shape as the image, at any resolution.
+Other keys and columns are not packed; tools/convert_dataset.py takes the same INPUT and keeps them.
 Writes
 
     OUTPUT/laion400m_format_data/part-000001[.gz] ...
@@ -40,6 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output_name", default="custom_dataset", help="Name of the lists. Default: %(default)s.")
     add("--caption_key", help="Key or column of the caption. Default: caption, in an image folder text.")
     add("--image_key", help="Key or column of the image path. Default: image, in an image folder file_name.")
+    conditioning = "Key or column of the path of the conditioning image. Default: none is packed."
+    add("--conditioning_key", help=conditioning)
     add("--per_part_file_num", type=positive, default=1000, help="Images per part. Default: %(default)s.")
     add("--num_repeat", type=positive, default=1, help="How often the filelist names each part. Default: %(default)s.")
     add("--save_gzip_file", action="store_true", help="Compress the parts with gzip.")
@@ -52,12 +56,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def read_input(args: argparse.Namespace) -> tuple[Items, int | None]:
     """The items of the input, and about how many there are when that is cheap to know."""
     path = args.input_path
+    more_images = (args.conditioning_key,) if args.conditioning_key else ()
     if path.is_dir():
-        keys = args.image_key or "file_name", args.caption_key or "text"
+        keys = args.image_key or "file_name", args.caption_key or "text", more_images
         return repeated(lambda: read_image_folder(path, *keys)), None
     if not path.is_file():
         raise FileNotFoundError(f"--input_path {path}: there is no such file or folder")
-    return read_jsonl(path, args.image_key or "image", args.caption_key or "caption"), count_lines(path)
+    keys = args.image_key or "image", args.caption_key or "caption", more_images
+    return read_jsonl(path, *keys), count_lines(path)
 
 
 def count_lines(path: Path) -> int:
@@ -84,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             num_repeat=args.num_repeat,
             num_workers=args.num_workers,
             on_part=bar.update,
+            conditioning_key=args.conditioning_key,
         )
     print(report(packed, layout, time.monotonic() - begin))
     if not packed.parts:

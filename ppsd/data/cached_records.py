@@ -5,8 +5,10 @@ The order of an epoch, the draws and the position of a run are the same with the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from ppsd.data.buckets import Size
 from ppsd.data.captions import make_caption
 from ppsd.data.config import StreamConfig
+from ppsd.data.decode import upright_size
 from ppsd.data.indexed import Records
 from ppsd.data.window import AnyRecord
 from ppsd.formats.array_store import ArrayStore
@@ -29,22 +32,49 @@ _LONGEST_TEXT = 1000
 
 
 class Entry(NamedTuple):
-    """What is kept of a record: the keys of its moments and (or None) of its mirror image's, captions and columns."""
+    """What is kept of a record: the keys of its moments and (or None) of its mirror image's, captions and columns.
+
+    images: columns of further images, which are read when they are asked for; image_size: of a record that has some.
+    """
 
     key: str
     mirrored: Optional[str]
     captions: tuple[str, ...]
     meta: Mapping[str, Any] = _NO_META
+    images: tuple[str, ...] = ()
+    image_size: Optional[Size] = None
 
     @classmethod
     def of(cls, record: Record, key: str, mirrored: Optional[str]) -> Entry:
         """Of the columns only numbers and short texts: all records are in memory."""
         kept = {name: value for name, value in record.meta.items() if _is_small(value)}
-        return cls(key, mirrored, (record.caption, *record.more_captions), kept or _NO_META)
+        images = tuple(name for name, value in record.meta.items() if isinstance(value, (bytes, Path, BadRecord)))
+        size = upright_size(record.image) if images else None
+        captions = (record.caption, *record.more_captions)
+        return cls(key, mirrored, captions, kept or _NO_META, images, None if isinstance(size, BadRecord) else size)
 
 
 def _is_small(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= _LONGEST_TEXT)
+
+
+class _WithImages(Mapping[str, Any]):
+    """The columns that an entry has kept, and those of further images, for which the record is read."""
+
+    def __init__(self, entry: Entry, records: Records, index: int) -> None:
+        self._entry, self._records, self._index = entry, records, index
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._entry.images:
+            return self._entry.meta[name]
+        record = self._records[self._index]
+        return record if isinstance(record, BadRecord) else record.meta[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._entry.meta, *self._entry.images))
+
+    def __len__(self) -> int:
+        return len(self._entry.meta) + len(self._entry.images)
 
 
 class _Wrapped:
@@ -87,10 +117,14 @@ class WithLatents(_Wrapped):
         if isinstance(entry, BadRecord):
             return entry
         moments = _read(self._store, entry.key, CORRUPT_LATENTS)
-        if isinstance(moments, BadRecord) or entry.mirrored is None:
-            return moments if isinstance(moments, BadRecord) else _latent_record(moments, entry)
-        mirrored = _read(self._store, entry.mirrored, CORRUPT_LATENTS)
-        return mirrored if isinstance(mirrored, BadRecord) else _latent_record(moments, entry, mirrored)
+        if isinstance(moments, BadRecord):
+            return moments
+        mirrored = None if entry.mirrored is None else _read(self._store, entry.mirrored, CORRUPT_LATENTS)
+        if isinstance(mirrored, BadRecord):
+            return mirrored
+        meta = _WithImages(entry, self._records, index) if entry.images else entry.meta
+        first, *more = entry.captions
+        return LatentRecord(moments, first, meta, tuple(more), mirrored=mirrored, image_size=entry.image_size)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """Of a record that is bad, none."""
@@ -123,7 +157,7 @@ class WithHidden(_Wrapped):
             return hidden
         if isinstance(empty, BadRecord):
             return empty
-        meta = {**record.meta, "empty_hidden": empty}
+        meta = ChainMap({"empty_hidden": empty}, record.meta)  # type: ignore[arg-type]  # it is only read
         return replace(record, caption=caption, more_captions=(), hidden=hidden, meta=meta)
 
 
@@ -143,10 +177,6 @@ def captions_of(records: Records, index: int) -> tuple[str, ...]:
         return records.captions(index)
     record = records[index]
     return () if isinstance(record, BadRecord) else (record.caption, *record.more_captions)
-
-
-def _latent_record(moments: np.ndarray, entry: Entry, mirrored: Optional[np.ndarray] = None) -> LatentRecord:
-    return LatentRecord(moments, entry.captions[0], entry.meta, entry.captions[1:], mirrored=mirrored)
 
 
 def _read(store: ArrayStore, key: str, reason: str) -> Union[np.ndarray, BadRecord]:

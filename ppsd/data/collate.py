@@ -31,6 +31,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         batch["pixels"] = paddle.to_tensor(stacked)
     else:
         batch["moments"] = paddle.to_tensor(stacked)
-    if "hidden" in samples[0].extras:
-        batch["hidden"] = paddle.to_tensor(np.stack([sample.extras["hidden"] for sample in samples]))
+    for name in samples[0].extras:
+        batch[name] = paddle.to_tensor(np.stack([sample.extras[name] for sample in samples]))  # type: ignore[literal-required]
     return batch

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from ppsd.data.captions import RULES, check_captions
+from ppsd.data.conditions import check_conditions
 from ppsd.data.decode import MAX_IMAGE_PIXELS
+from ppsd.data.masks import COVERAGE
 from ppsd.data.tokens import chunks_of
 from ppsd.data.transforms import INTERPOLATIONS
 from ppsd.formats.parts import DATA_FORMATS
@@ -43,6 +45,11 @@ class StreamConfig:
     color_jitter: see ppsd.data.color. upscale_small: enlarge images below the resolution, where buckets do not; None:
     if all data are indexed.
     latents: the fingerprint of cached latents, where that is what the parts are: any other part is an error.
+    conditions: what a sample has beside its picture, of ppsd.data.conditions.COLUMNS. It comes from the columns that
+    conditioning_image_column, mask_column and depth_column name (None: the usual ones); where a record has none under
+    the usual name, `annotator` makes conditioning and depth of the crop, and masks are drawn: of mask_kinds (separated
+    by commas), mask_coverage of the picture on average (see ppsd.data.masks). Neither the order nor a crop depends on
+    them, unless shuffle_buffer_mb limits what is shuffled: their bytes count.
     """
 
     file_list: str = ""
@@ -85,6 +92,13 @@ class StreamConfig:
     max_train_samples: Optional[int] = None
     color_jitter: float = 0.0
     upscale_small: Optional[bool] = None
+    conditions: tuple[str, ...] = ()
+    conditioning_image_column: Optional[str] = None
+    mask_column: Optional[str] = None
+    depth_column: Optional[str] = None
+    annotator: Optional[str] = None
+    mask_kinds: Optional[str] = None
+    mask_coverage: float = COVERAGE
 
     def __post_init__(self) -> None:
         if self.resolution < 8 or self.resolution % 8:
@@ -108,6 +122,7 @@ class StreamConfig:
             raise ValueError(f"--shuffle_buffer_mb {self.shuffle_buffer_mb} is not above 0")
         if self.caption_rule not in RULES:
             raise ValueError(f"--caption_rule {self.caption_rule!r} is not one of {', '.join(RULES)}")
+        check_conditions(self)
         if self.enable_bucket:
             self._check_buckets()
 

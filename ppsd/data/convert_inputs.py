@@ -12,7 +12,7 @@ from typing import Optional, Union
 from ppsd.data.converting import AnySource, ItemSource, PartSource
 from ppsd.formats.filelist import FILELIST_SUFFIX, LIST_SUFFIX, read_file_list
 from ppsd.formats.image_folder import read_image_folder, repeated
-from ppsd.formats.items import FolderItem
+from ppsd.formats.items import IMAGE_COLUMNS, FolderItem
 from ppsd.formats.jsonl import read_jsonl
 from ppsd.formats.urls import is_url
 from ppsd.types import BadRecord
@@ -111,5 +111,5 @@ def _item_sources(
 def _items(path: str, image_column: Optional[str], caption_column: Optional[str]) -> Items:
     if os.path.isdir(path):
         columns = image_column or "file_name", caption_column or "text"
-        return repeated(lambda: read_image_folder(path, *columns))
-    return read_jsonl(path, image_column or "image", caption_column or "caption")
+        return repeated(lambda: read_image_folder(path, *columns, IMAGE_COLUMNS))
+    return read_jsonl(path, image_column or "image", caption_column or "caption", IMAGE_COLUMNS)

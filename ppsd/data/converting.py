@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Callable, Optional, Union, cast
 
 from ppsd.data.filters import Filter
 from ppsd.data.jobs import run_jobs
-from ppsd.data.packing import Packed, check_record, item_records
+from ppsd.data.packing import Packed, check_record, item_records, with_bytes
 from ppsd.data.tally import Tally
 from ppsd.formats.image_folder_writer import write_folder
-from ppsd.formats.items import FolderItem
+from ppsd.formats.items import IMAGE_COLUMNS, FolderItem
 from ppsd.formats.laion import write_part
 from ppsd.formats.layout import Layout, remove_part
 from ppsd.formats.lines import NO_CAPTION
@@ -44,8 +44,15 @@ class PartSource:
     caption_column: Optional[str] = None
 
     def records(self, tally: Tally) -> Iterator[tuple[str, Record]]:
-        lines = read_any(self.path, image_column=self.image_column, caption_column=self.caption_column)
+        lines = read_any(
+            self.path,
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+            more_images=IMAGE_COLUMNS,
+        )
         for number, record in lines:
+            if isinstance(record, Record):
+                record = with_bytes(record)
             bad = check_any(record)
             if bad is not None:
                 tally.add(bad.reason, f"{shown_url(self.path)}:{number}", bad.detail)
@@ -164,17 +171,9 @@ def _write(job: Job, path: Path, records: Iterable[Record], first: int) -> int:
     data_format, gzip = job.target.layout.data_format, job.target.gzip
     if data_format == "image_folder":
         return write_folder(path, records)
-    # Paths of other images mean nothing within a part.
-    records = map(_without_paths, records)
     if data_format == "webdataset":
         return write_tar(path, records, gzip, prefix=f"{job.number:06d}_", first=first)
     return write_parquet(path, records) if data_format == "parquet" else write_part(path, records, gzip)
-
-
-def _without_paths(record: Record) -> Record:
-    if not any(isinstance(value, Path) for value in record.meta.values()):
-        return record
-    return replace(record, meta={key: value for key, value in record.meta.items() if not isinstance(value, Path)})
 
 
 def _kept(job: Job, tally: Tally) -> Iterator[Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -14,6 +14,7 @@ from ppsd.data.decode import upright_size
 from ppsd.formats.extras import CAPTION_KEYS, plain, split_row
 from ppsd.formats.hf_dataset import image_columns, text_columns
 from ppsd.formats.image_bytes import check_size, read_image_file
+from ppsd.formats.items import outside
 from ppsd.formats.parquet import IMAGE_COLUMNS, NO_IMAGE_BYTES
 from ppsd.types import BadRecord, Record
 
@@ -27,8 +28,10 @@ class DatasetRecords:
     """Rows of a data set (see ppsd.formats.hf_dataset.open_dataset) that is in the folder or file `name`.
 
     Without an image_column it is `image` or another usual one, without a caption_column `text`, or else `caption`. An
-    image_column of texts has the paths of files. Further columns are meta, images among them as their bytes. Raises
-    ValueError naming the flag for a column that is not there.
+    image_column of texts has the paths of files. Further columns are meta, images among them as their bytes.
+    more_images: columns of further images, which may be of texts, too; what is wrong with one is a BadRecord in the
+    meta. Their files must be in the folder of the data set. Raises ValueError naming the flag for a column that is not
+    there.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class DatasetRecords:
         caption_column: Optional[str],
         max_image_pixels: int,
         caption: Optional[str] = None,
+        more_images: Sequence[str] = (),
     ) -> None:
         self._dataset, self._name, self._max_pixels, self._default = dataset, name, max_image_pixels, caption
         self._folder = Path(name).parent if Path(name).is_file() else Path(name)
@@ -49,17 +53,20 @@ class DatasetRecords:
         self._caption: Optional[str] = None
         if caption is None or caption_column is not None:
             self._caption = _column("caption", caption_column, ("text", *CAPTION_KEYS), texts, name)
-        self._images, self._pictures = images, dataset.select_columns([self._image])
+        paths = [column for column in more_images if column in text_columns(dataset)]
+        self._wanted = [column for column in (*images, *paths) if column in more_images and column != self._image]
+        self._images = list(dict.fromkeys([*images, *paths]))
+        self._pictures = dataset.select_columns([self._image])
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Union[Record, BadRecord]:
         row = self._dataset[index]
-        image = self._bytes(row.pop(self._image))
+        image = self._bytes(row.pop(self._image), self._image)
         if isinstance(image, BadRecord):
             return image
-        others = {key: self._bytes(row.pop(key)) for key in self._images if row.get(key) is not None}
+        others = {key: self._bytes(row.pop(key), key) for key in self._images if row.get(key) not in (None, "")}
         row = plain(row)
         if self._caption is None:
             row = {"text": self._default, **row}
@@ -67,11 +74,13 @@ class DatasetRecords:
         if isinstance(found, BadRecord):
             return found
         caption, more_captions, meta = found
-        meta.update((key, data) for key, data in others.items() if not isinstance(data, BadRecord))
+        meta.update(
+            (key, data) for key, data in others.items() if key in self._wanted or not isinstance(data, BadRecord)
+        )
         return Record(image, caption, meta, more_captions)
 
     def size(self, index: int) -> Union[Size, BadRecord]:
-        image = self._bytes(self._pictures[index][self._image])
+        image = self._bytes(self._pictures[index][self._image], self._image)
         return image if isinstance(image, BadRecord) else upright_size(image, self._max_pixels)
 
     def where(self, index: int) -> str:
@@ -86,7 +95,7 @@ class DatasetRecords:
 
     def key(self, index: int) -> bytes:
         """A hash of the image: rows have no names, and their numbers change with their order."""
-        image = self._bytes(self._pictures[index][self._image])
+        image = self._bytes(self._pictures[index][self._image], self._image)
         return b"" if isinstance(image, BadRecord) else hashlib.blake2b(image, digest_size=16).digest()
 
     def digest(self) -> str:
@@ -96,7 +105,7 @@ class DatasetRecords:
         facts = [count, self._dataset.column_names, [self.key(index) for index in looked_at]]
         return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
-    def _bytes(self, value: Any) -> Union[bytes, BadRecord]:
+    def _bytes(self, value: Any, column: str) -> Union[bytes, BadRecord]:
         """The bytes of an image file; the path of one that only has that is relative to the folder of the data set."""
         path = None
         if isinstance(value, Mapping):
@@ -104,10 +113,12 @@ class DatasetRecords:
         elif isinstance(value, str):
             value, path = None, value
         if value is None and path:
-            return read_image_file(self._folder / path)
+            file = self._folder / path
+            refused = outside(file, self._folder) if column != self._image else None
+            return refused or read_image_file(file)
         if value is None:
-            return BadRecord(NO_IMAGE_BYTES, f"column {self._image!r}")
-        return check_size(len(value), f"column {self._image!r}") or bytes(value)
+            return BadRecord(NO_IMAGE_BYTES, f"column {column!r}")
+        return check_size(len(value), f"column {column!r}") or bytes(value)
 
 
 def _column(what: str, asked: Optional[str], usual: tuple[str, ...], there: list[str], name: str) -> str:

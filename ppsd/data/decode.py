@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-from typing import Callable, NamedTuple, Union
+from typing import Callable, NamedTuple, TypeVar, Union
 
 import numpy as np
 from PIL import Image
 
 from ppsd.data.jpeg import DamagedJpeg, jpeg_pixels
 from ppsd.data.jpeg_header import plain_jpeg_size
-from ppsd.data.upright import orientation_of, turned_pixels, upright_rgb
+from ppsd.data.upright import orientation_of, turned_pixels, upright, upright_rgb
 from ppsd.types import BadRecord
 
 NOT_AN_IMAGE = "not an image"
@@ -23,6 +23,8 @@ MAX_IMAGE_PIXELS = 178_956_970  # above it Pillow refuses to open an image, too
 
 # Formats of photographs and drawings; the others that Pillow knows are documents, videos or start programs.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM", "ICO", "TGA")
+
+T = TypeVar("T")
 
 _PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # in the keys of chunks
 
@@ -43,6 +45,14 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Union[Image
     """
     image = open_image(data, max_pixels)
     return image if isinstance(image, BadRecord) else _decoded(image)
+
+
+def decode_as(
+    data: bytes, convert: Callable[[Image.Image], Union[T, BadRecord]], max_pixels: int = MAX_IMAGE_PIXELS
+) -> Union[T, BadRecord]:
+    """What `convert` makes of the upright image, whose mode is that of the file."""
+    image = open_image(data, max_pixels)
+    return image if isinstance(image, BadRecord) else _guarded(lambda: convert(upright(image)))
 
 
 def decode_shrunk(
@@ -133,10 +143,14 @@ def _corrupt(error: Exception) -> BadRecord:
 
 
 def _decoded(image: Image.Image) -> Union[Image.Image, BadRecord]:
+    return _guarded(lambda: upright_rgb(image))
+
+
+def _guarded(decode: Callable[[], Union[T, BadRecord]]) -> Union[T, BadRecord]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow warns of is either harmless here or an error
         try:
-            return upright_rgb(image)
+            return decode()
         except Exception as error:  # noqa: BLE001  so do damaged pixels
             return _corrupt(error)
 

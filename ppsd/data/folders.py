@@ -8,6 +8,7 @@ from typing import Optional
 
 import numpy as np
 
+from ppsd.data.conditions import image_names
 from ppsd.data.config import StreamConfig
 from ppsd.data.dataset_records import DatasetRecords
 from ppsd.data.filters import Filter
@@ -35,7 +36,8 @@ def folder_source(
     flag: which one names the folder. Raises ValueError for a folder that cannot be read or has no image.
     """
     try:
-        index = index_folder(path, config.image_column or "file_name", config.caption_column or "text")
+        columns = config.image_column or "file_name", config.caption_column or "text", image_names(config)
+        index = index_folder(path, *columns)
     except OSError as error:
         raise ValueError(f"--{flag} {path}: {error.strerror or error}") from error
     records = FolderRecords(index, config.max_image_pixels, caption)
@@ -57,7 +59,7 @@ def dataset_source(
     """The rows of a Hugging Face data set on a disk. Raises ValueError naming the flag that is wrong."""
     dataset = open_dataset(name, config.dataset_config_name)
     columns = (config.image_column, config.caption_column)
-    records = DatasetRecords(dataset, name, *columns, config.max_image_pixels, caption)
+    records = DatasetRecords(dataset, name, *columns, config.max_image_pixels, caption, image_names(config))
     if not len(records):
         raise ValueError(f"--dataset_name {name}: no row in it")
     source = IndexedSource(Path(name).name, records, loss_weight=loss_weight)

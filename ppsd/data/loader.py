@@ -14,6 +14,7 @@ import numpy as np
 from ppsd.data.bucket_table import source_table
 from ppsd.data.buckets import buckets_of
 from ppsd.data.collate import collate
+from ppsd.data.conditions import BYTES_A_PIXEL
 from ppsd.data.config import StreamConfig
 from ppsd.data.filters import pixel_size
 from ppsd.data.indexed import IndexedSource, measured
@@ -82,6 +83,7 @@ class StreamLoader:
             self._samples, states = read_position(self._settings, merged)
         self._world, self._batch_size, self._num_workers = world, batch_size, num_workers
         self._batches_per_step = batches_per_step
+        self._bytes_a_pixel = 3 + sum(BYTES_A_PIXEL[name] for name in config.conditions)
         self._epoch_batches = _epoch_batches(config, sources, batch_size, world)
         self._states = {lane: states[lane] for lane in self._lanes()}
         self._items: Optional[Iterator[tuple[list[Sample], Tally]]] = None
@@ -150,10 +152,11 @@ class StreamLoader:
         return self._pool.take_in_turn(len(lanes))
 
     def _slot_bytes(self) -> int:
-        """Enough for the pixels of a group and as much again for what else there is."""
+        """Enough for the pixels of a group and their conditions, and as much again for what else there is."""
         buckets = self._settings.buckets
         sizes = [self._settings.size] if buckets is None else buckets.sizes
-        return 2**22 + 2 * 3 * max(width * height for width, height in sizes) * self._settings.group_size
+        largest = max(width * height for width, height in sizes)
+        return 2**22 + 2 * self._bytes_a_pixel * largest * self._settings.group_size
 
     def _next_batch(self) -> Batch:
         if self._items is None:

@@ -8,23 +8,28 @@ import numpy as np
 
 from ppsd.data.captions import changing_flag, make_caption
 from ppsd.data.color import check_jitter, jitter
+from ppsd.data.condition_maker import ConditionMaker
 from ppsd.data.config import StreamConfig
 from ppsd.data.decode import decode_shrunk
 from ppsd.data.filters import PIXELS_PER_LATENT
 from ppsd.data.jpeg import denominator_for
 from ppsd.data.resample import Size, check_interpolation
-from ppsd.data.transforms import is_mirrored, scaled_size, training_crop
+from ppsd.data.transforms import Crop, choose_crop, cut, is_mirrored, scaled_size
 from ppsd.formats.lines import NOT_TEXT
 from ppsd.types import BadRecord, LatentRecord, Record, Sample
 
 NO_EMPTY_HIDDEN = "no hidden state of the empty caption"
+NO_CONDITIONS = "cached latents without their image's size"
+
+Made = tuple[np.ndarray, dict[str, np.ndarray]]  # pixels or moments, and the conditions
 
 
 class SampleMaker:
     """Decode, crop and tokenise as `config` says; all chance comes from the seed given with each record.
 
-    Raises ValueError where the interpolation needs a library that is missing. With settings that change a caption, a
-    record that comes with the hidden state of its own is a ValueError, too.
+    Conditions go through the same crop and are among the extras by their names. Raises ValueError where the
+    interpolation needs a library that is missing. With settings that change a caption, a record that comes with the
+    hidden state of its own is a ValueError, too.
     """
 
     def __init__(self, config: StreamConfig, tokenize: Callable[[str], np.ndarray]) -> None:
@@ -33,6 +38,7 @@ class SampleMaker:
         self._config = config
         self._tokenize = tokenize
         self._changing = changing_flag(config)
+        self._conditions = ConditionMaker(config)
 
     def __call__(
         self, record: Union[Record, LatentRecord], seed: int, size: Optional[Size] = None
@@ -43,9 +49,10 @@ class SampleMaker:
         `config.resolution`; latents have their size already. The hidden state of the caption, where the record has it:
         extras["hidden"] float32 [L,D].
         """
-        pixels = self._pixels(record, seed, size) if isinstance(record, Record) else self._moments(record, seed, size)
-        if isinstance(pixels, BadRecord):
-            return pixels
+        made = self._picture(record, seed, size) if isinstance(record, Record) else self._latents(record, seed, size)
+        if isinstance(made, BadRecord):
+            return made
+        pixels, extras = made
         hidden = record.hidden
         caption, dropped = self._caption(record, seed, only_first=hidden is not None)
         if hidden is not None and dropped:
@@ -56,7 +63,8 @@ class SampleMaker:
             input_ids = self._tokenize(caption)
         except UnicodeEncodeError as error:
             return BadRecord(NOT_TEXT, str(error))
-        extras = {} if hidden is None else {"hidden": np.asarray(hidden, np.float32)}
+        if hidden is not None:
+            extras["hidden"] = np.asarray(hidden, np.float32)
         return Sample(pixels=pixels, input_ids=input_ids, seed=seed, extras=extras)
 
     def _caption(self, record: Union[Record, LatentRecord], seed: int, only_first: bool) -> tuple[str, bool]:
@@ -66,7 +74,7 @@ class SampleMaker:
         captions = (record.caption,) if only_first else (record.caption, *record.more_captions)
         return make_caption(captions, self._config, seed)
 
-    def _pixels(self, record: Record, seed: int, size: Optional[Size]) -> Union[np.ndarray, BadRecord]:
+    def _picture(self, record: Record, seed: int, size: Optional[Size]) -> Union[Made, BadRecord]:
         config = self._config
         bucket = (size or (config.resolution, config.resolution)) if config.enable_bucket else None
 
@@ -78,28 +86,51 @@ class SampleMaker:
         decoded = decode_shrunk(record.image, config.max_image_pixels, shrink, reuse=True)
         if isinstance(decoded, BadRecord):
             return decoded
-        crop = training_crop(
-            decoded.array,
+        crop = choose_crop(
+            (decoded.width, decoded.height),
             seed,
             config.resolution,
-            config.interpolation,
             config.center_crop,
             config.random_flip,
             bucket=bucket,
-            image_size=(decoded.width, decoded.height),
-            denominator=decoded.denominator,
             enlarge=bool(config.upscale_small),
         )
-        if config.color_jitter and not isinstance(crop, BadRecord):
-            return jitter(crop, config.color_jitter, seed)
-        return crop
+        if isinstance(crop, BadRecord):
+            return crop
+        scale = 1 / decoded.denominator
+        pixels = cut(decoded.array, crop, config.interpolation, (scale, scale))
+        extras = self._conditions(record.meta, crop, seed, pixels) if self._conditions else {}
+        if isinstance(extras, BadRecord):
+            return extras
+        return (jitter(pixels, config.color_jitter, seed) if config.color_jitter else pixels), extras
 
-    def _moments(self, record: LatentRecord, seed: int, size: Optional[Size]) -> np.ndarray:
+    def _latents(self, record: LatentRecord, seed: int, size: Optional[Size]) -> Union[Made, BadRecord]:
         """Float32 [8,h,w]; of records of several buckets that share a size, the middle."""
         mirrored = record.mirrored if self._config.random_flip and is_mirrored(seed) else None
         moments = np.asarray(record.moments if mirrored is None else mirrored, np.float32)
+        extras = self._conditions_of_latents(record, seed, mirrored is not None) if self._conditions else {}
+        if isinstance(extras, BadRecord):
+            return extras
         if not self._config.enable_bucket or size is None:
-            return moments
-        (width, height), (h, w) = (side // PIXELS_PER_LATENT for side in size), moments.shape[-2:]
-        top, left = max(0, h - height) // 2, max(0, w - width) // 2
-        return moments[:, top : top + height, left : left + width]
+            return moments, extras
+        extras = {name: _middle(array, size) for name, array in extras.items()}
+        return _middle(moments, (size[0] // PIXELS_PER_LATENT, size[1] // PIXELS_PER_LATENT)), extras
+
+    def _conditions_of_latents(
+        self, record: LatentRecord, seed: int, mirrored: bool
+    ) -> Union[dict[str, np.ndarray], BadRecord]:
+        """For the crop that the latents were made of, which was central."""
+        if record.image_size is None:
+            return BadRecord(NO_CONDITIONS, "conditions cannot be cropped as the image was: train on the images")
+        height, width = (side * PIXELS_PER_LATENT for side in record.moments.shape[-2:])
+        bucket = (width, height) if self._config.enable_bucket else None
+        crop = choose_crop(record.image_size, seed, width, center_crop=True, bucket=bucket, enlarge=True)
+        assert isinstance(crop, Crop), "enlarge takes any size"
+        return self._conditions(record.meta, crop._replace(mirrored=mirrored), seed, None)
+
+
+def _middle(array: np.ndarray, size: Size) -> np.ndarray:
+    """[C,h,w] -> the middle of it with this width and height."""
+    height, width = array.shape[-2:]
+    left, top = max(0, width - size[0]) // 2, max(0, height - size[1]) // 2
+    return array[:, top : top + size[1], left : left + size[0]]

@@ -37,6 +37,7 @@ class Draw(IntEnum):
     HUE = 20
     SUBSET = 21
     HELD_OUT = 22
+    MASK = 23
 
 
 def derive_seed(*numbers: int) -> int:

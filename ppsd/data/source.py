@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional, Protocol, Union
 
 from ppsd.data.buckets import buckets_of
+from ppsd.data.conditions import image_names
 from ppsd.data.config import StreamConfig
 from ppsd.data.epoch_plan import epoch_groups
 from ppsd.data.filters import Filter
@@ -74,6 +75,10 @@ def open_streams(config: StreamConfig) -> list[RecordSource]:
     for flag in ("dataset_repeats", "max_train_samples", "dataset_config_name"):
         if getattr(config, flag) not in (None, 1):
             raise ValueError(f"--{flag} is for --train_data_dir and --dataset_name, not for --file_list")
+    if config.latents is not None and config.conditions:
+        raise ValueError(
+            "--file_list: cached latents have no conditioning images, masks or depth maps; name the images"
+        )
     keep = Filter(config.filter, config.max_image_pixels) if config.filter else None
     sources = []
     for source in read_file_list(config.file_list, config.dialect):
@@ -82,6 +87,7 @@ def open_streams(config: StreamConfig) -> list[RecordSource]:
             data_format=source.dialect,
             image_column=config.image_column,
             caption_column=config.caption_column,
+            more_images=image_names(config),
         )
         if config.latents is not None:
             read = partial(read_latents, fingerprint=config.latents)

@@ -1,8 +1,12 @@
-"""Pixels of an image -> the crop of them that is trained on."""
+"""Pixels of an image -> the crop of them that is trained on.
+
+What is shown is chosen once, for an image of some size; then it is cut out of the image and of every other picture of
+the same scene, each at its own scale.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -11,6 +15,15 @@ from ppsd.data.seeds import Draw, uniform
 from ppsd.types import BadRecord
 
 TOO_SMALL = "too small"
+
+
+class Crop(NamedTuple):
+    """What of a scene is shown: `box` of a picture of `image_size`, as `size` (both width, height), maybe mirrored."""
+
+    box: Box
+    image_size: Size
+    size: Size
+    mirrored: bool = False
 
 
 def resized_size(width: int, height: int, resolution: int) -> Size:
@@ -68,17 +81,47 @@ def training_crop(
     """
     pixels = np.ascontiguousarray(image)
     width, height = image_size or (pixels.shape[1], pixels.shape[0])
+    crop = choose_crop((width, height), seed, resolution, center_crop, random_flip, bucket=bucket, enlarge=enlarge)
+    return crop if isinstance(crop, BadRecord) else cut(pixels, crop, interpolation, (1 / denominator, 1 / denominator))
+
+
+def choose_crop(
+    image_size: Size,
+    seed: int,
+    resolution: int,
+    center_crop: bool = False,
+    random_flip: bool = False,
+    *,
+    bucket: Optional[Size] = None,
+    enlarge: bool = False,
+) -> Union[Crop, BadRecord]:
+    """What `training_crop` shows of an image of this size; with the same arguments the same."""
+    width, height = image_size
     if bucket is None and not enlarge and min(width, height) < resolution:
         return BadRecord(TOO_SMALL, f"{width} x {height}, --resolution is {resolution}")
     size = bucket or (resolution, resolution)
     resized = scaled_size(width, height, resolution, bucket)
     x, y = (0.5, 0.5) if center_crop else (uniform(seed, Draw.CROP_X), uniform(seed, Draw.CROP_Y))
-    left, top, right, bottom = crop_box(width, height, resized, size, x, y)
-    box = (left / denominator, top / denominator, right / denominator, bottom / denominator)
-    planes = channels_first(INTERPOLATIONS[interpolation](pixels, box, size))
-    if random_flip and is_mirrored(seed):
-        return np.ascontiguousarray(planes[..., ::-1])
-    return planes
+    box = crop_box(width, height, resized, size, x, y)
+    return Crop(box, image_size, size, random_flip and is_mirrored(seed))
+
+
+def cut(pixels: np.ndarray, crop: Crop, interpolation: str, scale: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+    """uint8 [3,h,w] of RGB pixels [H,W,3], contiguous, of which the crop's image is 1 / scale (x, y) times as large."""
+    box = scaled_box(crop, scale, (pixels.shape[1], pixels.shape[0]))
+    return upright_or_mirrored(channels_first(INTERPOLATIONS[interpolation](pixels, box, crop.size)), crop)
+
+
+def scaled_box(crop: Crop, scale: tuple[float, float], limits: Size) -> Box:
+    """The crop's box in a picture that is `scale` (x, y) times as large as the image and has `limits` pixels."""
+    left, top, right, bottom = crop.box
+    right, bottom = min(right * scale[0], limits[0]), min(bottom * scale[1], limits[1])
+    return left * scale[0], top * scale[1], right, bottom
+
+
+def upright_or_mirrored(planes: np.ndarray, crop: Crop) -> np.ndarray:
+    """[C,h,w] as the crop wants it, contiguous."""
+    return np.ascontiguousarray(planes[..., ::-1]) if crop.mirrored else planes
 
 
 def is_mirrored(seed: int) -> bool:

@@ -48,6 +48,13 @@ def turned_pixels(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """EXIF orientation applied, else as it is. Damaged pixels raise what Pillow raises."""
+    image.load()
+    orientation = orientation_of(image)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
 def upright_rgb(image: Image.Image) -> Union[Image.Image, BadRecord]:
     """EXIF orientation applied, transparency on white, 16 bits scaled to 8. Damaged pixels raise what Pillow raises."""
     image.load()
@@ -72,7 +79,15 @@ def _to_rgb(image: Image.Image) -> Union[Image.Image, BadRecord]:
 
 def _from_16_bits(image: Image.Image) -> Union[Image.Image, BadRecord]:
     """Grey values of 0..65535 -> RGB of 0..255, which Pillow's own conversion would clip instead of scale."""
+    values = grey_of_16_bits(image)
+    if isinstance(values, BadRecord):
+        return values
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def grey_of_16_bits(image: Image.Image) -> Union[np.ndarray, BadRecord]:
+    """int64 [H,W] of 0..65535."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         return BadRecord(UNSUPPORTED_PIXELS, "grey values that do not fit into 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    return values

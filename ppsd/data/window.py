@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from ppsd.data.buckets import Size
 from ppsd.data.order import Unit
+from ppsd.formats.extras import LazyMeta
 from ppsd.types import BadRecord, LatentRecord, Record
 
 AnyRecord = Union[Record, LatentRecord, BadRecord]
@@ -112,8 +113,15 @@ class WindowReader:
 
 
 def _num_bytes(record: AnyRecord) -> int:
+    """Further images count, too; other meta never did, and positions of earlier runs rest on that."""
     if isinstance(record, Record):
-        return len(record.image)
+        return len(record.image) + (_image_bytes(record.meta) if record.meta else 0)
     if isinstance(record, LatentRecord):
         return int(record.moments.nbytes) + (0 if record.hidden is None else int(record.hidden.nbytes))
     return 0
+
+
+def _image_bytes(meta: Mapping[str, Any]) -> int:
+    if isinstance(meta, LazyMeta):  # which is not to be parsed for it
+        return meta.image_bytes
+    return sum(len(value) for value in meta.values() if isinstance(value, bytes))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Optional
 
 from ppsd.formats.atomic import PathLike
 from ppsd.formats.items import FolderItem, item_from_row
@@ -17,10 +17,15 @@ BAD_CSV = "invalid CSV"
 
 
 def read_csv(
-    path: PathLike, image_key: str = "file_name", caption_key: str = "text"
+    path: PathLike,
+    image_key: str = "file_name",
+    caption_key: str = "text",
+    more_images: Sequence[str] = (),
+    root: Optional[Path] = None,
 ) -> Iterator[tuple[str, FolderItem | BadRecord]]:
     """The items of a CSV file, as ppsd.formats.jsonl.read_jsonl gives them. Raises ValueError without a header."""
     path = Path(path)
+    keys = (image_key, caption_key, more_images, root)
     with open_input(path) as file:
         rows = _rows(file)
         _, header = next(rows, (1, BadRecord(BAD_CSV, "the file is empty")))
@@ -30,7 +35,7 @@ def read_csv(
             if not isinstance(row, BadRecord) and len(row) != len(header):
                 row = BadRecord(BAD_CSV, f"{len(row)} fields where the header has {len(header)}")
             named = row if isinstance(row, BadRecord) else dict(zip(header, row))
-            item = named if isinstance(named, BadRecord) else item_from_row(named, path.parent, image_key, caption_key)
+            item = named if isinstance(named, BadRecord) else item_from_row(named, path.parent, *keys)
             yield f"{path}:{line_no}", item
 
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from ppsd.formats.base64_bytes import decode_base64
+from ppsd.formats.image_bytes import EMPTY_IMAGE
 from ppsd.formats.lines import caption_of, checked_text, decode_text, parse_object
 from ppsd.types import BadRecord, Record
 
@@ -19,6 +21,9 @@ CAPTION_KEYS = ("caption", "text", "txt", "TEXT", "captions")
 MAX_META_BYTES = 2**18
 MAX_COLUMN_BYTES = 1024
 MAX_COLUMNS = 32
+COLUMN_NAMES = "columns"
+"""The key under which a line's JSON object names the columns behind it, those of further images."""
+
 _NAMES_CAPTIONS = re.compile(rb'"(?:captions?|text|txt|TEXT)"\s*:')
 
 
@@ -46,18 +51,30 @@ def without(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None and key not in keys}
 
 
+class _Base64(bytes):
+    """A column that is decoded when it is asked for."""
+
+
 class LazyMeta(Mapping[str, Any]):
     """The columns of a line behind those that are needed, parsed when they are first asked for.
 
-    The first of them may be a JSON object; any other short text is under the name of its column: "column3" and so on.
+    The first of them may be a JSON object, in which "columns" names those that follow it; any other short text is under
+    the name of its column: "column3" and so on. Of the columns `images`, which are base64, the values are bytes, or a
+    BadRecord that says what is wrong with them.
     """
 
-    __slots__ = ("_columns", "_first", "_row")
+    __slots__ = ("_columns", "_first", "_images", "_row")
 
-    def __init__(self, columns: bytes, first: int) -> None:
+    def __init__(self, columns: bytes, first: int, images: Sequence[str] = ()) -> None:
         self._columns = columns
         self._first = first
+        self._images = images
         self._row: Optional[dict[str, Any]] = None
+
+    @property
+    def image_bytes(self) -> int:
+        """What it holds because of further images; 0 where it was not told of any."""
+        return len(self._columns) if self._images else 0
 
     def captions(self, caption: str) -> tuple[str, ...]:
         """The captions among them that are not `caption`; most lines have none, and are not parsed to know that."""
@@ -74,16 +91,26 @@ class LazyMeta(Mapping[str, Any]):
     def _parsed(self) -> dict[str, Any]:
         if self._row is None:
             row = self._object()
-            self._row = without(row, CAPTION_KEYS) if row is not None else {}
-            columns = self._columns.split(b"\t", MAX_COLUMNS)[:MAX_COLUMNS]
-            for number, column in enumerate(columns):
-                text = decode_text(column) if 0 < len(column) <= MAX_COLUMN_BYTES else None
-                if isinstance(text, str) and not (number == 0 and row is not None):
-                    self._row[f"column{self._first + number}"] = text
+            names = column_names(row or {})
+            not_meta = (*CAPTION_KEYS, COLUMN_NAMES) if names else CAPTION_KEYS
+            self._row = {} if row is None else without(row, not_meta)
+            for number, column in enumerate(self._columns.split(b"\t", MAX_COLUMNS)[:MAX_COLUMNS]):
+                if number == 0 and row is not None:
+                    continue
+                named = 0 < number <= len(names)
+                name = names[number - 1] if named else f"column{self._first + number}"
+                if name in self._images:
+                    self._row[name] = _Base64(column)
+                elif 0 < len(column) <= MAX_COLUMN_BYTES and not named:
+                    text = decode_text(column)
+                    self._row.update({name: text} if isinstance(text, str) else {})
         return self._row
 
     def __getitem__(self, key: str) -> Any:
-        return self._parsed()[key]
+        value = self._parsed()[key]
+        if not isinstance(value, _Base64):
+            return value
+        return decode_base64(value) or BadRecord(EMPTY_IMAGE, f"no byte in the column {key}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parsed())
@@ -95,10 +122,26 @@ class LazyMeta(Mapping[str, Any]):
         return repr(self._parsed())
 
 
-def extras_json(record: Record) -> str:
-    """The meta and further captions of a record as one JSON object with sorted keys; "" when it has none."""
+def column_names(row: Mapping[str, Any]) -> list[str]:
+    """Those that a line's JSON object gives to the columns behind it; none where the key means something else."""
+    names = row.get(COLUMN_NAMES)
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def further_images(record: Record) -> dict[str, bytes]:
+    """The images that a record has in its meta, in the order of their names."""
+    return {name: value for name, value in sorted(record.meta.items()) if isinstance(value, bytes)}
+
+
+def extras_json(record: Record, columns: Sequence[str] = ()) -> str:
+    """The meta and further captions of a record as one JSON object with sorted keys; "" when it has none.
+
+    columns: names of further images that are written behind it.
+    """
     row = plain(record.meta) if record.meta else {}
     assert isinstance(row, dict)
+    if columns:
+        row[COLUMN_NAMES] = list(columns)
     if record.more_captions:
         row["captions"] = list(record.more_captions)
     if not row:

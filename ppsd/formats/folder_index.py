@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -66,10 +66,12 @@ class FolderIndex:
         return sum(packed.nbytes for packed in (self._names, self._captions, self._extras)) + self.repeats.nbytes
 
 
-def index_folder(path: PathLike, image_column: str = "file_name", caption_column: str = "text") -> FolderIndex:
+def index_folder(
+    path: PathLike, image_column: str = "file_name", caption_column: str = "text", more_images: Sequence[str] = ()
+) -> FolderIndex:
     """The items that read_image_folder gives, and in their order. Raises what it raises."""
     root = Path(path)
-    return _index(root, read_image_folder(root, image_column, caption_column))
+    return _index(root, read_image_folder(root, image_column, caption_column, more_images))
 
 
 def _index(root: Path, items: Iterable[tuple[str, FolderItem | BadRecord]]) -> FolderIndex:

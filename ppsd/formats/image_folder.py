@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional, Union
 
@@ -43,15 +43,17 @@ def read_folder_part(
     offset: int = 0,
     image_column: Optional[str] = None,
     caption_column: Optional[str] = None,
+    more_images: Sequence[str] = (),
 ) -> Iterator[Line]:
     """The images of a folder with their numbers, by the contract of ppsd.formats.laion.read_part.
 
     Repeats are spread out (see `repeated`). An image that is passed over is not opened. Columns other than the image
-    and its captions are meta, those of ppsd.formats.items.IMAGE_COLUMNS as paths.
+    and its captions are meta, those of ppsd.formats.items.IMAGE_COLUMNS and of more_images as paths.
     """
     number = 0
+    columns = image_column or "file_name", caption_column or "text", more_images
     try:
-        items = repeated(lambda: read_image_folder(path, image_column or "file_name", caption_column or "text"))
+        items = repeated(lambda: read_image_folder(path, *columns))
         for number, (where, item) in enumerate(items, start=1):
             if number > start and (number - 1) % every == offset:
                 yield number, item if isinstance(item, BadRecord) else read_item(where, item)
@@ -85,29 +87,40 @@ def repeated(read: Callable[[], Items]) -> Items:
         turn += 1
 
 
-def read_image_folder(path: PathLike, image_column: str = "file_name", caption_column: str = "text") -> Items:
+@dataclass(frozen=True)
+class _Columns:
+    """Names of the columns of metadata files; further images must be in the folder `root`."""
+
+    image: str
+    caption: str
+    more_images: Sequence[str]
+    root: Path
+
+
+def read_image_folder(
+    path: PathLike, image_column: str = "file_name", caption_column: str = "text", more_images: Sequence[str] = ()
+) -> Items:
     """The items of a folder in sorted order, each with where it comes from: `file:line`, or the image's path.
 
     Reads as it goes: one row, or one folder's names, is held at a time. Hidden files and folders are left out. What is
-    wrong with an item is a BadRecord. Raises OSError for a folder that cannot be read, ValueError for two metadata
+    wrong with an item is a BadRecord. more_images: columns of metadata with further images, beside the usual ones of
+    ppsd.formats.items.IMAGE_COLUMNS. Raises OSError for a folder that cannot be read, ValueError for two metadata
     files side by side and for a folder whose name says more than MAX_REPEATS.
     """
     root = Path(path)
     if not root.is_dir():
         raise NotADirectoryError(f"{root}: not a folder; expected a folder of images")
-    return _read_folder(root, image_column, caption_column, (1, None), frozenset())
+    return _read_folder(root, _Columns(image_column, caption_column, more_images, root), (1, None), frozenset())
 
 
-def _read_folder(
-    folder: Path, image_column: str, caption_column: str, repeats: Repeats, above: frozenset[str]
-) -> Items:
+def _read_folder(folder: Path, columns: _Columns, repeats: Repeats, above: frozenset[str]) -> Items:
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder it lies in
         return
     metadata = _metadata_file(folder)
     if metadata is not None:
         read = read_csv if metadata.suffix == ".csv" else read_jsonl
-        for where, item in read(metadata, image_column, caption_column):
+        for where, item in read(metadata, columns.image, columns.caption, columns.more_images, columns.root):
             if isinstance(item, FolderItem) and repeats != (1, None):
                 item = replace(item, repeats=repeats[0], class_token=repeats[1])
             yield where, item
@@ -119,7 +132,7 @@ def _read_folder(
             yield _with_sidecar(folder / name, stem, files, repeats)
     for name in folders:
         below = repeats if above else _repeats(folder / name)
-        yield from _read_folder(folder / name, image_column, caption_column, below, above | {real})
+        yield from _read_folder(folder / name, columns, below, above | {real})
 
 
 def _metadata_file(folder: Path) -> Path | None:

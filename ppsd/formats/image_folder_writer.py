@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ppsd.formats.atomic import PathLike, atomic_write
-from ppsd.formats.extras import plain
+from ppsd.formats.extras import further_images, plain
 from ppsd.formats.image_bytes import image_extension
 from ppsd.formats.items import IMAGE_COLUMNS
 from ppsd.formats.layout import remove_part
@@ -24,9 +24,9 @@ _OWN_KEYS = ("file_name", "text", "captions")
 def write_folder(path: PathLike, records: Iterable[Record]) -> int:
     """Write a folder, whole or not at all, in the place of one that is there; returns the number of records.
 
-    Images are 000001.jpg and so on. An image that a record's meta names by a path (its mask, say) is copied to
+    Images are 000001.jpg and so on. An image in a record's meta (its mask, say), as bytes or by a path, becomes
     000001.mask.png. Meta under a name that the format gives another meaning is left out: file_name, and IMAGE_COLUMNS
-    that are no path.
+    that are no image.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -52,6 +52,9 @@ def _write_record(folder: Path, stem: str, record: Record, metadata: BinaryIO) -
     row: dict[str, Any] = {"file_name": name, "text": record.caption}
     if record.more_captions:
         row["captions"] = list(record.more_captions)
+    for key, data in further_images(record).items():
+        row[key] = f"{stem}.{key}.{image_extension(data)}"
+        (folder / row[key]).write_bytes(data)
     for key, value in sorted(record.meta.items()):
         if key in IMAGE_COLUMNS and isinstance(value, Path):
             row[key] = f"{stem}.{key}{value.suffix}"

@@ -1,12 +1,13 @@
 """Parquet files with the bytes of images, as img2dataset and Hugging Face datasets write them.
 
 The image is in a column of bytes (`jpg`, `png`, `webp`, `image` ...) or of structs {bytes, path}, the caption in one
-of text or of lists of texts (`caption`, `text` ...). Other columns are the record's meta, but for those of bytes.
+of text or of lists of texts (`caption`, `text` ...). Other columns are the record's meta, but for those of bytes that
+are not asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Union
 
 from ppsd.formats.atomic import PathLike
@@ -42,11 +43,13 @@ def read_parquet(
     offset: int = 0,
     image_column: Optional[str] = None,
     caption_column: Optional[str] = None,
+    more_images: Sequence[str] = (),
 ) -> Iterator[Line]:
     """The rows of a parquet file with their numbers, by the contract of ppsd.formats.laion.read_part.
 
     One page of the file and a few rows are held at a time. Row groups that are passed over are not read. A row group
-    that cannot be read (on) ends with one BadRecord at its last row.
+    that cannot be read (on) ends with one BadRecord at its last row. more_images: columns of further images that the
+    meta shall have.
     """
     import pyarrow as pa  # not needed for other parts, and large
 
@@ -55,7 +58,8 @@ def read_parquet(
         with open_input(path, seekable=True) as raw:
             watched = _Watched(raw)
             try:
-                for last, record in _read(watched, start, every, offset, image_column, caption_column):
+                columns = image_column, caption_column, more_images
+                for last, record in _read(watched, start, every, offset, *columns):
                     yield last, record
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 if watched.failure is not None:
@@ -91,14 +95,20 @@ class _Watched:
 
 
 def _read(
-    raw: _Watched, start: int, every: int, offset: int, image_column: Optional[str], caption_column: Optional[str]
+    raw: _Watched,
+    start: int,
+    every: int,
+    offset: int,
+    image_column: Optional[str],
+    caption_column: Optional[str],
+    more_images: Sequence[str],
 ) -> Iterator[Line]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     source = pa.PythonFile(raw, mode="r")
     file = ParquetFile(source, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
-    columns = _Columns.of(file.schema_arrow, image_column, caption_column)
+    columns = _Columns.of(file.schema_arrow, image_column, caption_column, more_images)
     if isinstance(columns, BadRecord) or file.metadata.num_rows == 0:
         yield 1, columns if isinstance(columns, BadRecord) else BadRecord(EMPTY_PART, "no row in it")
         return
@@ -124,11 +134,12 @@ def _read_group(
         numbers = range(before + 1, before + batch.num_rows + 1)
         wanted = [number for number in numbers if number > start and (number - 1) % every == offset]
         if wanted:
-            images = _image_bytes(batch.column(columns.image))
+            images = {name: _image_bytes(batch.column(name)) for name in columns.images}
             indices = [number - before - 1 for number in wanted]
-            rows = _rows(batch.drop_columns([columns.image]).take(pa.array(indices)))
+            rows = _rows(batch.drop_columns(columns.images).take(pa.array(indices)))
             for number, index, row in zip(wanted, indices, rows):
-                yield number, row if isinstance(row, BadRecord) else columns.record(images[index].as_py(), row)
+                data = {name: column[index].as_py() for name, column in images.items()}
+                yield number, row if isinstance(row, BadRecord) else columns.record(data, row)
         before += batch.num_rows
 
 
@@ -150,15 +161,17 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | BadRecord]:
 
 
 class _Columns:
-    """Which columns of a file hold what."""
+    """Which columns of a file hold what. images: that of the image first."""
 
-    def __init__(self, names: list[str], image: str, caption: Optional[str]) -> None:
-        self.names = names
-        self.image = image
+    def __init__(self, images: list[str], texts: list[str], caption: Optional[str]) -> None:
+        self.names = [*images, *texts]
+        self.images = images
         self._caption = caption
 
     @staticmethod
-    def of(schema: pa.Schema, image_column: Optional[str], caption_column: Optional[str]) -> _Columns | BadRecord:
+    def of(
+        schema: pa.Schema, image_column: Optional[str], caption_column: Optional[str], more_images: Sequence[str]
+    ) -> _Columns | BadRecord:
         images = [field.name for field in schema if _holds_image(field.type)]
         image = next(
             (name for name in (IMAGE_COLUMNS if image_column is None else [image_column]) if name in images), None
@@ -168,14 +181,19 @@ class _Columns:
             return _missing("image", image_column or " or ".join(IMAGE_COLUMNS), schema)
         if not any(name in texts for name in (CAPTION_KEYS if caption_column is None else [caption_column])):
             return _missing("caption", caption_column or " or ".join(CAPTION_KEYS), schema)
-        return _Columns([image, *texts], image, caption_column)
+        further = [name for name in more_images if name in images and name != image]
+        return _Columns([image, *further], texts, caption_column)
 
-    def record(self, data: Optional[bytes], row: dict[str, Any]) -> Record | BadRecord:
+    def record(self, images: dict[str, Optional[bytes]], row: dict[str, Any]) -> Record | BadRecord:
+        image, *further = self.images
+        data = images[image]
         if data is None:
-            return BadRecord(NO_IMAGE_BYTES, f"column {self.image!r}")
-        bad = check_size(len(data), f"column {self.image!r}")
-        if bad is not None:
-            return bad
+            return BadRecord(NO_IMAGE_BYTES, f"column {image!r}")
+        there = {name: file for name in further if (file := images[name]) is not None}
+        for name, file in ((image, data), *there.items()):
+            bad = check_size(len(file), f"column {name!r}")
+            if bad is not None:
+                return bad
         more = _more_meta(row.pop(MORE_META, None))
         if isinstance(more, BadRecord):
             return more
@@ -184,7 +202,7 @@ class _Columns:
             return found
         caption, captions, meta = found
         captions = tuple(dict.fromkeys([*captions, *further_captions(more, CAPTION_KEYS, caption)]))
-        return Record(data, caption, {**meta, **without(more, CAPTION_KEYS)}, captions)
+        return Record(data, caption, {**meta, **without(more, CAPTION_KEYS), **there}, captions)
 
 
 def _more_meta(text: object) -> dict[str, Any] | BadRecord:

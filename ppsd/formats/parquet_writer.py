@@ -2,6 +2,7 @@
 
 `captions` has the further captions. Meta that is a number, a text or a boolean in all of the first rows that have it
 gets a column of its own; everything else is in the column `meta_json`, so that nothing changes its type on the way.
+Further images have columns like `image`, those that the first rows have.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ppsd.formats.atomic import PathLike, atomic_write
-from ppsd.formats.extras import CAPTION_KEYS, plain
+from ppsd.formats.extras import CAPTION_KEYS, further_images, plain
 from ppsd.formats.lines import checked_text
 from ppsd.formats.parquet import IMAGE_COLUMNS, MORE_META
 from ppsd.types import Record
@@ -24,13 +25,14 @@ ROWS_PER_GROUP = 256
 ROWS_PER_PAGE = 16  # a reader holds one page at least; 1024 rows of images would be large
 MAX_GROUP_BYTES = 64 * 2**20
 _RESERVED = frozenset({*CAPTION_KEYS, *IMAGE_COLUMNS, MORE_META})
-_HUGGING_FACE = {"image": {"_type": "Image"}, "text": {"dtype": "string", "_type": "Value"}}
+_HUGGING_FACE = {"text": {"dtype": "string", "_type": "Value"}}
 
 
 def write_parquet(path: PathLike, records: Iterable[Record]) -> int:
     """Write a parquet file, whole or not at all; returns the number of records. One row group is held at a time.
 
-    The bytes are a function of the records and of pyarrow's version. Raises ValueError for a record without an image.
+    The bytes are a function of the records and of pyarrow's version. Raises ValueError for a record without an image,
+    and for a further image for which there is no column because no record of the first group has one.
     """
     from pyarrow.parquet import ParquetWriter
 
@@ -79,8 +81,10 @@ def _schema(group: list[Record]) -> pa.Schema:
             if value is not None:
                 seen.setdefault(key, set()).add(type(value))
     named = [(key, kinds[next(iter(types))]) for key, types in sorted(seen.items()) if _gets_column(key, types)]
-    fields = [("image", image), ("text", pa.string()), ("captions", pa.list_(pa.string())), *named]
-    info = {"info": {"features": _HUGGING_FACE}}
+    further = sorted({name for record in group for name in further_images(record)} - _RESERVED)
+    pictures = [(name, image) for name in further]
+    fields = [("image", image), ("text", pa.string()), ("captions", pa.list_(pa.string())), *pictures, *named]
+    info = {"info": {"features": {**{name: {"_type": "Image"} for name in ("image", *further)}, **_HUGGING_FACE}}}
     return pa.schema([*fields, (MORE_META, pa.string())], metadata={"huggingface": json.dumps(info)})
 
 
@@ -103,6 +107,10 @@ def _table(group: list[Record], schema: pa.Schema) -> pa.Table:
 def _row(record: Record, schema: pa.Schema) -> dict[str, Any]:
     row: dict[str, Any] = {"image": {"bytes": record.image, "path": None}, "text": record.caption}
     row["captions"] = list(record.more_captions) or None
+    for name, data in further_images(record).items():
+        if name in _RESERVED or schema.get_field_index(name) < 0:
+            raise ValueError(f"record with a {name} where the first {ROWS_PER_GROUP} records of the part have none")
+        row[name] = {"bytes": data, "path": None}
     rest = {}
     for key, value in plain(record.meta).items():
         column = schema.get_field_index(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Callable, Optional, Union
 
 from ppsd.formats.atomic import PathLike
@@ -53,9 +53,11 @@ def read_any(
     offset: int = 0,
     image_column: Optional[str] = None,
     caption_column: Optional[str] = None,
+    more_images: Sequence[str] = (),
 ) -> Iterator[Line]:
     """The records of a part with their numbers from 1, as `ppsd.formats.laion.read_part` gives them.
 
+    more_images: names of further images that the meta shall have, as bytes, or as paths in a folder of images.
     `auto` tells the format by the content: a folder is one of images. Raises ValueError for an unknown data_format.
     """
     if data_format not in DATA_FORMATS:
@@ -64,6 +66,7 @@ def read_any(
     assert 0 <= offset < every
     chosen: dict[str, Any] = {"every": every, "offset": offset}
     columns: dict[str, Any] = {"image_column": image_column, "caption_column": caption_column}
+    columns["more_images"] = more_images
     if data_format == "auto":
         return _read_auto(path, start, chosen, columns)
     return _read_as(data_format, path, start, chosen, columns)
@@ -73,7 +76,7 @@ def _read_as(
     data_format: str, path: PathLike, start: int, chosen: dict[str, Any], columns: dict[str, Any]
 ) -> Iterator[Line]:
     if data_format in DIALECTS:
-        return read_part(path, start, data_format, **chosen)
+        return read_part(path, start, data_format, **chosen, more_images=columns["more_images"])
     if data_format == "latents":
         from ppsd.formats.latents import read_latents  # imports numpy, which other parts do without
 
@@ -113,7 +116,7 @@ def _read_opened(
         return
     found = format_by_content(head) or format_by_name(path) or "laion"
     if found == "laion":
-        yield from read_lines(raw, head, start, "auto", **chosen)
+        yield from read_lines(raw, head, start, "auto", **chosen, more_images=columns["more_images"])
     elif found == "webdataset":
         yield from read_members(raw, head, start, **chosen, **columns)
     elif found in DATA_FORMATS:

@@ -4,7 +4,8 @@
     000012.txt   its caption
     000012.json  more about it, or the caption, too: "caption", "text", "txt", "TEXT" or a list "captions"
 
-Other keys of the JSON are the record's meta, and so is `.cls`. Other files are passed over. The tar may be gzip.
+Other keys of the JSON are the record's meta, and so is `.cls`. A further image `mask` is 000012.mask.png (or another
+extension of images). Other files are passed over. The tar may be gzip.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import io
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Optional, Union
 
 from ppsd.formats.atomic import PathLike, atomic_write
 from ppsd.formats.byte_reader import byte_reader
-from ppsd.formats.extras import CAPTION_KEYS, extras_json, further_captions, split_row, without
+from ppsd.formats.extras import CAPTION_KEYS, extras_json, further_captions, further_images, split_row, without
 from ppsd.formats.image_bytes import IMAGE_EXTENSIONS, check_size, image_extension
 from ppsd.formats.inflate import PIECE_BYTES, CorruptGzip, deflated_if
 from ppsd.formats.laion import CORRUPT_GZIP, EMPTY_PART, TRUNCATED_GZIP, UNREADABLE_PART
@@ -43,11 +44,12 @@ def read_tar(
     offset: int = 0,
     image_column: Optional[str] = None,
     caption_column: Optional[str] = None,
+    more_images: Sequence[str] = (),
 ) -> Iterator[Line]:
     """The examples of a tar with their numbers, by the contract of ppsd.formats.laion.read_part.
 
     image_column: the extension of the image, or several with semicolons between; caption_column: the extension of the
-    caption, or its key in the JSON.
+    caption, or its key in the JSON. more_images: further images that the meta shall have, by name or by extension.
     """
     try:
         raw = open_input(path)
@@ -55,7 +57,7 @@ def read_tar(
         yield 1, BadRecord(UNREADABLE_PART, error.strerror or str(error))
         return
     with raw:
-        yield from read_members(raw, b"", start, every, offset, image_column, caption_column)
+        yield from read_members(raw, b"", start, every, offset, image_column, caption_column, more_images)
 
 
 def read_members(
@@ -66,6 +68,7 @@ def read_members(
     offset: int,
     image_column: Optional[str] = None,
     caption_column: Optional[str] = None,
+    more_images: Sequence[str] = (),
 ) -> Iterator[Line]:
     """As read_tar, of an open file of which `head` has been read already."""
     number, key, reading = 0, None, False
@@ -83,7 +86,7 @@ def read_members(
                     yield number, example.record()
                 key, number = member_key, number + 1
                 wanted = number > start and (number - 1) % every == offset
-                example = _Example(member_key, image_column, caption_column) if wanted else None
+                example = _Example(member_key, image_column, caption_column, more_images) if wanted else None
             if example is not None:
                 reading = True
                 example.add(extension, member.size, tar)
@@ -120,8 +123,16 @@ def _failure(error: Exception) -> BadRecord:
 class _Example:
     """The files of one key, of which only those that are needed are read."""
 
-    def __init__(self, key: str, image_column: Optional[str], caption_column: Optional[str]) -> None:
+    def __init__(
+        self, key: str, image_column: Optional[str], caption_column: Optional[str], more_images: Sequence[str]
+    ) -> None:
         self._key = key
+        self._further = {
+            extension: name
+            for name in more_images
+            for extension in (name.lower(), *(f"{name.lower()}.{kind}" for kind in IMAGE_EXTENSIONS))
+        }
+        self._more: dict[str, bytes] = {}
         self._caption_column = caption_column
         self._image_names = tuple(image_column.lower().split(";")) if image_column else IMAGE_EXTENSIONS
         self._text_names = ("txt", "json", "cls", *([caption_column.lower()] if caption_column else []))
@@ -129,17 +140,21 @@ class _Example:
         self._bad: Optional[BadRecord] = None
 
     def add(self, extension: str, size: int, tar: TarReader) -> None:
+        further = self._further.get(extension) if self._further else None
         is_image = extension in self._image_names
-        if not is_image and extension not in self._text_names:
+        if not is_image and extension not in self._text_names and further is None:
             return
         file = f"{self._key}.{extension}"
-        bad = check_size(size, file) if is_image else None
-        if size > MAX_TEXT_BYTES and not is_image:
+        bad = check_size(size, file) if is_image or further is not None else None
+        if size > MAX_TEXT_BYTES and not is_image and further is None:
             bad = BadRecord(TEXT_TOO_LARGE, f"{file}: {size} bytes, the limit is {MAX_TEXT_BYTES}")
         if bad is not None:
             self._bad = bad
-        elif extension in self._files:
-            self._bad = BadRecord(DUPLICATE_MEMBER, f"{file} is there more than once")
+        elif extension in self._files or further in self._more:
+            what = file if further is None else f"{self._key}.{further}"
+            self._bad = BadRecord(DUPLICATE_MEMBER, f"{what} is there more than once")
+        elif further is not None and not is_image:
+            self._more[further] = tar.read()
         else:
             self._files[extension] = tar.read()
 
@@ -151,7 +166,10 @@ class _Example:
             return self._lacks(NO_IMAGE)
         row = self._row()
         captions = row if isinstance(row, BadRecord) else self._captions(row)
-        return captions if isinstance(captions, BadRecord) else Record(image, *captions)
+        if isinstance(captions, BadRecord):
+            return captions
+        caption, meta, more_captions = captions
+        return Record(image, caption, {**meta, **self._more} if self._more else meta, more_captions)
 
     def _row(self) -> dict[str, Any] | BadRecord:
         text = decode_text(self._files.get("json", b"{}"))
@@ -210,6 +228,10 @@ def _files_of(record: Record) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"record without an image: caption {record.caption[:60]!r}")
     yield image_extension(record.image), record.image
     yield "txt", record.caption.encode()
+    for name, data in further_images(record).items():
+        if not name or "/" in name or name != name.lower():
+            raise ValueError(f"a tar has no place for an image {name!r}: its name must be lower case, without slashes")
+        yield f"{name}.{image_extension(data)}", data
     extras = extras_json(record)
     if extras:
         yield "json", extras.encode()
