@@ -23,7 +23,7 @@ from ppsd import compat  # isort: skip  before paddle
 
 from ppsd.data.command_line import Parser, run_tool
 from ppsd.interop.lora.base_shapes import read_for
-from ppsd.interop.lora.converting import as_lora_file, rounded
+from ppsd.interop.lora.converting import as_lora_file, check_form, rounded
 from ppsd.interop.lora.lora_file import FORMS
 from ppsd.interop.lora.precision import PRECISIONS
 from ppsd.interop.lora.writing import write_lora
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.output.absolute().parent, "OUTPUT")
     lora, shape_of = read_for(args.input, args.base)
     source = as_lora_file(lora, shape_of) if args.as_lora else lora
+    check_form(source, args.to)
     source.metadata.update(args.metadata)
     digest = write_lora(args.output, source, args.to, args.precision, args.keep_alpha)
     print(f"{args.output}: {args.to}, {len(source.layers)} layers, {digest.nbytes / 1e6:.2f} MB (from {lora.form})")

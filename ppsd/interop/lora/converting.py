@@ -9,6 +9,7 @@ import numpy as np
 
 from ppsd.adapters.base import DORA
 from ppsd.formats.atomic import PathLike
+from ppsd.interop.lora.checks import algorithm
 from ppsd.interop.lora.joining import ShapeOf, lora_factors
 from ppsd.interop.lora.lora_file import LoraFile
 from ppsd.interop.lora.own_change import own_change
@@ -25,6 +26,17 @@ def as_lora_file(lora: LoraFile, shape_of: ShapeOf = lambda _: None) -> LoraFile
     if len(same) < len(layers) and "ss_network_module" in metadata:
         metadata.update(said_of_ranks(layers))
     return replace(lora, layers=layers, metadata=metadata, dtypes=dtypes)
+
+
+def check_form(lora: LoraFile, form: str) -> None:
+    """Raise ValueError where only kohya's form has a place for the algorithm."""
+    other = [factors for factors in lora.layers.values() if algorithm(factors) != "lora"]
+    if other and form != "kohya":
+        kinds = " and ".join(sorted({algorithm(factors) for factors in other}))
+        raise ValueError(
+            f"{len(other)} layers are {kinds}, which {form} has no form for: --as_lora writes them as LoRA of the same"
+            " change (with --base PIPELINE, which tells the layers' shapes), --to kohya as they are"
+        )
 
 
 def rounded(before: LoraFile, file: PathLike) -> str:
