@@ -75,6 +75,15 @@ def generator_state(like: Any, numbers: Sequence[Any]) -> Optional[Any]:
     return state
 
 
+def keep_float32(layer: paddle.nn.Layer) -> None:
+    """Have AMP O2 (`paddle.amp.decorate`) leave the weights of a layer and its sublayers as they are.
+
+    paddlenlp 2.8.1 gives no say in it, and the mark that `decorate` looks for is misspelled in paddle 2.6.2.
+    """
+    for each in layer.sublayers(include_self=True):
+        each._cast_to_low_precision = each._cast_to_low_precison = False
+
+
 def require_recompute() -> None:
     """ValueError where recomputation does not work: paddle 2.6.2 on the CPU fails in the middle of the first step."""
     from paddle.distributed.fleet.utils import recompute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +136,15 @@ def test_the_state_is_a_file_of_kohyas(tmp_path: Path) -> None:
     save_file({**state, f"{name}.alpha": np.float32(3)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"--network_alpha: .*has alpha 3 at mid_block.*this run 1.5"):
         network.check_saved(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("options", [Options(), Options(tucker=True, dora=True)])
+def test_half_precision_leaves_adapters_as_they_are(options: Options) -> None:
+    """AMP O2: what `paddle.amp.decorate` does to models, which on a CPU it leaves out."""
+    step = paddle.nn.Layer()
+    step.unet = tiny_unet()
+    targets = find_targets({"unet": step.unet}, wanted("full"))
+    step.adapter = AdapterNetwork(new_adapters(targets, "lora", options, Dropout(), 0))
+    importlib.import_module("paddle.amp.auto_cast").amp_initialize([step], "bfloat16", None)
+    dtypes = {name: {p.dtype for p in getattr(step, name).parameters()} for name in ("unet", "adapter")}
+    assert dtypes == {"unet": {paddle.bfloat16}, "adapter": {paddle.float32}}
