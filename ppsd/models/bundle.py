@@ -67,13 +67,15 @@ def load_bundle(
     model_max_length: Optional[int] = None,
     flags: tuple[str, str] = ("--pretrained_model_name_or_path", "--unet_name_or_path"),
     concat_channels: int = 0,
+    widen: bool = False,
 ) -> Bundle:
     """Load a pipeline's components. A `.json` as `unet` means a randomly initialised one; the others override folders
     of `pretrained`. Raises ValueError naming the flag for whatever cannot be loaded or does not fit together; `flags`
     are those of the pipeline and the UNet.
 
-    concat_channels: of the UNet's input beside the latents (inpainting 5, depth 1); a UNet without them gets them (see
-    ppsd.models.widening)."""
+    concat_channels: of the UNet's input beside the latents (inpainting 5, depth 1). widen: a UNet without them gets
+    them (see ppsd.models.widening).
+    """
     pipeline_flag, unet_flag = flags
 
     def load(cls: Any, path: Optional[str], folder: str, flag: str, **kwargs: Any) -> Any:
@@ -91,7 +93,7 @@ def load_bundle(
         else load(UNet2DConditionModel, unet, "unet", unet_flag, **variant),
         scheduler_config=load_scheduler_config(pretrained, pipeline_flag),
     )
-    if concat_channels and bundle.unet.config.in_channels == bundle.vae.config.latent_channels:
+    if widen and bundle.unet.config.in_channels == bundle.vae.config.latent_channels:
         widen_conv_in(bundle.unet, bundle.vae.config.latent_channels + concat_channels)
     check_fit(bundle, concat_channels)
     return bundle

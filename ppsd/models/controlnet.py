@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import paddle
 from paddle import nn
 from ppdiffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 
@@ -77,6 +78,13 @@ def trained_layers(bundle: Bundle, sd_locked: bool = True, only_mid_control: boo
 def decoder_layers(unet: UNet2DConditionModel) -> list[nn.Layer]:
     """What comes after the middle block."""
     return [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
+
+
+@paddle.no_grad()
+def mute_down_blocks(controlnet: ControlNetModel) -> None:
+    """Have the ControlNet say 0 to the down blocks: trained with only_mid_control, it then is one anywhere else, too."""
+    for parameter in controlnet.controlnet_down_blocks.parameters():
+        parameter.set_value(paddle.zeros_like(parameter))
 
 
 def own_layers(controlnet: ControlNetModel) -> list[nn.Layer]:

@@ -8,7 +8,8 @@ from ppdiffusers import UNet2DConditionModel
 
 INPAINTING, DEPTH = 5, 1
 """Channels beside the latents': the mask and the masked image's latents; the depth."""
-INPUTS = {INPAINTING: "an inpainting UNet", DEPTH: "a depth UNet"}
+INPUTS = {0: "a UNet of text alone", INPAINTING: "an inpainting UNet", DEPTH: "a depth UNet"}
+"""By the channels beside the latents'."""
 
 
 @paddle.no_grad()

@@ -12,7 +12,14 @@ from ppsd import compat  # isort: skip  before paddle
 import paddle
 
 from ppsd.models.bundle import Bundle, load_bundle
-from ppsd.models.controlnet import load_controlnet, new_controlnet, new_t2i_adapter, own_layers, trained_layers
+from ppsd.models.controlnet import (
+    load_controlnet,
+    mute_down_blocks,
+    new_controlnet,
+    new_t2i_adapter,
+    own_layers,
+    trained_layers,
+)
 from ppsd.models.denoiser import ConcatDenoiser, ControlDenoiser, PlainDenoiser, T2IAdapterDenoiser
 from ppsd.models.saving import save_component
 from ppsd.models.widening import DEPTH, INPAINTING, widen_conv_in
@@ -94,8 +101,7 @@ def test_only_mid_control_leaves_the_down_blocks_alone():
     given = inputs(control=picture())
     with paddle.no_grad():
         both, middle = (ControlDenoiser(unet, controlnet, only)(*given).numpy() for only in (False, True))
-        for parameter in controlnet.controlnet_down_blocks.parameters():
-            parameter.set_value(paddle.zeros_like(parameter))
+        mute_down_blocks(controlnet)
         expected = ControlDenoiser(unet, controlnet)(*given).numpy()
         base = PlainDenoiser(unet)(*given).numpy()
     np.testing.assert_array_equal(middle, expected)
@@ -138,12 +144,16 @@ def test_a_widened_unet_begins_as_it_was(added):
 
 def test_a_widened_unet_is_saved_and_loaded(tmp_path):
     folder = tiny_pipeline_dir(tmp_path)
-    bundle = load_bundle(str(folder), concat_channels=INPAINTING)
+    bundle = load_bundle(str(folder), concat_channels=INPAINTING, widen=True)
     assert bundle.unet.config.in_channels == 9
     save_component(shaken(bundle.unet), tmp_path / "unet")
     again = load_bundle(str(folder), unet=str(tmp_path / "unet"), concat_channels=INPAINTING)
     np.testing.assert_array_equal(again.unet.conv_in.weight.numpy(), bundle.unet.conv_in.weight.numpy())
     assert np.abs(again.unet.conv_in.weight.numpy()[:, 4:]).min() > 0
+    with pytest.raises(
+        ValueError, match="beside 5 of the condition and the UNet's in_channels is 4: it is a UNet of text alone"
+    ):
+        load_bundle(str(folder), concat_channels=INPAINTING)
     with pytest.raises(ValueError, match="in_channels is 9: it is an inpainting UNet"):
         load_bundle(str(folder), unet=str(tmp_path / "unet"))
     with pytest.raises(ValueError, match="4 latent channels beside 1 of the condition and the UNet's in_channels is 9"):
