@@ -34,11 +34,13 @@ POINTS, SHARE = 0.10, 0.03
 
 OUTER = "--network_targets up_blocks.1 down_blocks.0 conv_in conv_out"
 """The demo's blocks at full resolution, where its stripes and rings are drawn: linear layers and convolutions."""
+LINEAR = "--network_targets (up_blocks.1|down_blocks.0).attentions attn[12]"
+"""No convolutions larger than 1 x 1: the transformers of those blocks, and of the others the attention."""
 ROWS: dict[str, dict[str, str]] = {
     "full": {STYLE: "", SUBJECT: ""},
     "lora": {
-        STYLE: "--network_module lora --network_dim 4 --network_preset attn-only --learning_rate 2e-2",
-        SUBJECT: "--network_module lora --network_dim 4 --network_preset attn-only --learning_rate 1e-2"
+        STYLE: f"--network_module lora --network_dim 4 {LINEAR} --learning_rate 2e-2",
+        SUBJECT: f"--network_module lora --network_dim 4 {LINEAR} self_attn --learning_rate 1e-2"
         " --text_encoder_learning_rate 5e-3",
     },
     "locon": {
@@ -52,12 +54,13 @@ ROWS: dict[str, dict[str, str]] = {
         " --text_encoder_learning_rate 5e-3",
     },
     "lokr": {
-        STYLE: "--network_module lokr --network_dim 32 --learning_rate 7e-3",
-        SUBJECT: "--network_module lokr --network_dim 32 --learning_rate 3e-3 --text_encoder_learning_rate 1.5e-3",
+        STYLE: f"--network_module lokr --network_dim 7 --factor 2 {OUTER} --learning_rate 1.5e-2",
+        SUBJECT: f"--network_module lokr --network_dim 7 --factor 2 {OUTER} self_attn --learning_rate 8e-3"
+        " --text_encoder_learning_rate 4e-3",
     },
 }
-"""What each row adds to the flags of full fine-tuning. loha's rank 2 is twice two matrices: the size of rank 4.
-lokr's rank is so large that its factors are whole; these are small by themselves."""
+"""What each row adds to the flags of full fine-tuning. The sizes are those of LoRA's rank 4: loha's rank 2 is twice two
+matrices, and lokr's 7 is of blocks of half the width."""
 
 
 @dataclass(frozen=True)
