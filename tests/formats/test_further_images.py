@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ppsd.formats import extras
+from ppsd.formats.base64_bytes import decode_base64
 from ppsd.formats.csv_rows import read_csv
 from ppsd.formats.extras import LazyMeta
 from ppsd.formats.image_folder import read_folder_part, read_image_folder
@@ -124,10 +126,7 @@ def test_what_is_wrong_with_a_column() -> None:
 
 def test_images_of_a_line_are_decoded_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = LazyMeta.__getitem__.__globals__["decode_base64"]
-    monkeypatch.setitem(
-        LazyMeta.__getitem__.__globals__, "decode_base64", lambda text: decoded.append(1) or decode(text)
-    )
+    monkeypatch.setattr(extras, "decode_base64", lambda text: decoded.append(1) or decode_base64(text))
     meta = meta_of(encode_line(RECORDS[0]).rstrip(b"\n"), "mask")
     assert isinstance(meta, LazyMeta)
     assert meta["score"] == 1
@@ -284,13 +283,8 @@ def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:
     lines = [encode_line(record) for record in RECORDS[:3]]
     lines[1] = lines[1].replace(base64.b64encode(MASK), b"!!!")
     write_lines(tmp_path / "part", lines)
-    found = [
-        record.meta.get("mask")
-        for _, record in read_any(tmp_path / "part", more_images=("mask",))
-        if isinstance(record, Record)
-    ]
-    assert [value.reason if isinstance(value, BadRecord) else value for value in found] == [
-        MASK,
-        "invalid base64",
-        None,
-    ]
+    read = [record for _, record in read_any(tmp_path / "part", more_images=("mask",)) if isinstance(record, Record)]
+    first, second, third = (record.meta.get("mask") for record in read)
+    assert (first, third) == (MASK, None)
+    assert isinstance(second, BadRecord)
+    assert second.reason == "invalid base64"
