@@ -20,10 +20,11 @@ logger = logging.getLogger(__name__)
 
 INDEX = "model_index.json"
 PADDLE_LIBRARIES = ("ppdiffusers", "ppdiffusers.transformers", "paddlenlp.transformers")
-MODELS = ("UNet2DConditionModel", "AutoencoderKL", "ControlNetModel")
+MODELS = ("UNet2DConditionModel", "AutoencoderKL", "ControlNetModel", "T2IAdapter")
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 TOKENIZER = "CLIPTokenizer"
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")  # a pipeline draws without them
+# a pipeline draws without them; one for depth is given the depth itself
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "depth_estimator")
 PADDLE_ONLY = ("_ppdiffusers_version", "data_format")  # says nothing of the weights
 UNKNOWN_THERE = ("down_block_out_channels", "up_block_out_channels")  # of VAEs that diffusers cannot build
 CLIP_SETTINGS = (
@@ -68,13 +69,15 @@ def write_diffusers(source: Path, target: Path, half: bool = False) -> dict[Path
         written |= _write_component(source / name, target / name, class_name, half)
         transformers = class_name in (*TEXT_ENCODERS, TOKENIZER)  # ppdiffusers says which, but not always
         components[name] = ["transformers" if transformers else "diffusers", class_name]
-    settings = {"_class_name": index["_class_name"], **_said(index), "requires_safety_checker": False}
+    settings = {"_class_name": index["_class_name"], **_said(index)}
+    if "safety_checker" in components:
+        settings["requires_safety_checker"] = False
     _write_json(target / INDEX, {**settings, **components})
     return written
 
 
 def write_model(source: Path, target: Path, half: bool = False) -> dict[Path, Digest]:
-    """A UNet, VAE, ControlNet or text encoder; every variant ("ema") of its weights."""
+    """A UNet, VAE, ControlNet, T2I-Adapter or text encoder; every variant ("ema") of its weights."""
     config = _read_json(source / "config.json")
     is_text = "_class_name" not in config
     ours, theirs = ("model", "model") if is_text else ("diffusion_paddle_model", "diffusion_pytorch_model")

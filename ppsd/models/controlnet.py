@@ -30,9 +30,12 @@ def new_controlnet(
             f"a ControlNet is made of a UNet with {unet.config.out_channels} input channels; this one has"
             f" {unet.config.in_channels}"
         )
-    return ControlNetModel.from_unet(
+    controlnet = ControlNetModel.from_unet(
         unet, conditioning_embedding_out_channels=tuple(embedding_channels), conditioning_channels=channels
     )
+    if unet.config.addition_embed_type is not None:  # of SDXL; ppdiffusers 0.29 leaves it at random
+        controlnet.add_embedding.set_state_dict(unet.add_embedding.state_dict())
+    return controlnet
 
 
 def new_t2i_adapter(unet: UNet2DConditionModel, vae_scale_factor: int, channels: int = 3) -> T2IAdapter:
@@ -82,7 +85,7 @@ def decoder_layers(unet: UNet2DConditionModel) -> list[nn.Layer]:
 
 @paddle.no_grad()
 def mute_down_blocks(controlnet: ControlNetModel) -> None:
-    """Have the ControlNet say 0 to the down blocks: trained with only_mid_control, it then is one anywhere else, too."""
+    """Have the ControlNet say 0 to the down blocks: trained with only_mid_control, it then is one anywhere."""
     for parameter in controlnet.controlnet_down_blocks.parameters():
         parameter.set_value(paddle.zeros_like(parameter))
 

@@ -63,9 +63,7 @@ def generate_controlled(
 def _check(pipe: Any, conditions: Sequence[np.ndarray], scales: Sequence[float], shape: tuple[int, ...]) -> None:
     nets = 1 if isinstance(pipe, StableDiffusionAdapterPipeline) else len(pipe.controlnet.nets)
     if not nets == len(conditions) == len(scales):
-        raise ValueError(
-            f"{nets} ControlNets, {len(conditions)} conditions and {len(scales)} scales: not the same number"
-        )
+        raise ValueError(f"{nets} ControlNets, {len(conditions)} conditions and {len(scales)} scales: not as many")
     for number, found in enumerate(conditions, 1):
         if found.shape != shape:
             raise ValueError(f"condition {number} is {list(found.shape)}; pictures of {list(shape)} are to be drawn")

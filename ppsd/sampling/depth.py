@@ -50,11 +50,11 @@ def generate_from_depth(
         noise = np.stack([posterior_noise(seed, first + i, shape) for i in range(start, stop)])
         return {"depth": depth, "strength": strength, "begin": encode(pipe.vae, pixels, paddle.to_tensor(noise))}
 
-    drawn = use_text_settings(_WithOwnNoise(**pipe.components), text_settings(pipe))
+    drawn = use_text_settings(WithOwnNoise(**pipe.components), text_settings(pipe))
     return generate(drawn, prompts, seed=seed, first=first, height=height, width=width, told=told, **settings)
 
 
-class _WithOwnNoise(StableDiffusionDepth2ImgPipeline):
+class WithOwnNoise(StableDiffusionDepth2ImgPipeline):
     """Its loop, told where to begin and with the depth that training has; its own draws from the global generator."""
 
     def __call__(

@@ -53,6 +53,17 @@ def picture(height: int = 64, width: int = 64, seed: int = 2) -> paddle.Tensor:
     return normal(3, 3, height, width, seed=seed).abs().clip(0, 1)
 
 
+def test_all_that_a_controlnet_shares_with_sdxl_s_unet_is_copied():
+    """diffusers' from_unet copies the embedding of size and pooled text, ppdiffusers' forgets it."""
+    told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 2}
+    unet = shaken(tiny_unet(**told, projection_class_embeddings_input_dim=16))
+    controlnet = tiny_controlnet(unet)
+    own = {name: value for name, value in controlnet.state_dict().items() if name in unet.state_dict()}
+    assert any(name.startswith("add_embedding.") for name in own)
+    for name, value in own.items():
+        np.testing.assert_array_equal(value.numpy(), unet.state_dict()[name].numpy())
+
+
 @pytest.mark.parametrize("size", [(8, 8), (6, 10)])
 @pytest.mark.parametrize("only_mid_control", [False, True])
 def test_a_fresh_controlnet_changes_no_bit(only_mid_control, size):
