@@ -9,12 +9,14 @@ import paddle
 from paddle import nn
 from paddle.nn import functional
 
+from ppsd.models.placeholder import ExtendedEmbedding
+
 
 def adaptable(model: nn.Layer) -> Iterator[tuple[str, nn.Layer]]:
     """Path and layer of every linear layer and convolution of a network, in its own order."""
     for path, layer in model.named_sublayers():
         weight = getattr(layer, "weight", None)
-        kind = weight is not None and weight.ndim in (2, 4) and not isinstance(layer, nn.Embedding)
+        kind = weight is not None and weight.ndim in (2, 4) and not isinstance(layer, (nn.Embedding, ExtendedEmbedding))
         if kind and getattr(layer, "_groups", 1) == 1:
             yield path, layer
 

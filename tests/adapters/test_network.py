@@ -15,8 +15,10 @@ from safetensors.numpy import save_file
 
 from ppsd.adapters.attach import attached, detach
 from ppsd.adapters.base import Dropout, Options
+from ppsd.adapters.layers import adaptable
 from ppsd.adapters.network import AdapterNetwork, new_adapters
 from ppsd.adapters.targets import PRESETS, Wanted, find_targets
+from ppsd.models.placeholder import AddedRows, ExtendedEmbedding
 from tests.tiny import tiny_text_encoder, tiny_unet
 
 compat.apply()
@@ -115,6 +117,15 @@ def test_patterns_take_the_place_of_a_preset() -> None:
     assert {target.place.path.split(".")[-1] for target in targets} == {"to_k", "to_v", "conv_in"}
     with pytest.raises(ValueError, match=r"--network_targets attn3: "):
         find_targets(models, Wanted(2, 2.0, 2, 2.0, "full", ("attn3",)))
+
+
+def test_a_table_of_new_tokens_is_no_layer_for_adapters() -> None:
+    encoder = tiny_text_encoder()
+    before = [path for path, _ in adaptable(encoder)]
+    embeddings = encoder.text_model.embeddings
+    rows = AddedRows({"<toy>": np.zeros([2, encoder.config.hidden_size], np.float32)})
+    embeddings.token_embedding = ExtendedEmbedding(embeddings.token_embedding, rows, encoder.config.vocab_size)
+    assert [path for path, _ in adaptable(encoder)] == before
 
 
 def test_every_preset_has_layers() -> None:
