@@ -73,7 +73,7 @@ class AdapterNetwork(nn.Layer):
 def new_adapters(
     targets: Sequence[Target], algorithm: str, options: Options, dropout: Dropout, seed: int
 ) -> dict[Place, Adapter]:
-    """Attached to the layers, of which they change nothing yet. The factors depend on the seed and a target's number."""
+    """Attached to the layers, of which they change nothing yet. Factors depend on the seed and a target's number."""
     made = {}
     for index, target in enumerate(targets):
         cls, shape = ALGORITHMS[algorithm], weight_shape(target.layer)

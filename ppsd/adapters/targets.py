@@ -72,7 +72,7 @@ def find_targets(models: Mapping[str, nn.Layer], wanted: Wanted) -> list[Target]
         (Place(part, path), layer)
         for part, model in models.items()
         for path, layer in _chosen(part, model, wanted)
-        if wanted.conv_dim or not _is_large(layer)
+        if wanted.conv_dim or not is_large(layer)
     ]
     for pattern in wanted.patterns:
         if not any(re.search(pattern, place.path) for place, _ in chosen):
@@ -98,13 +98,13 @@ def _chosen(part: str, model: nn.Layer, wanted: Wanted) -> Iterator[tuple[str, n
             yield path, layer
 
 
-def _is_large(layer: nn.Layer) -> bool:
+def is_large(layer: nn.Layer) -> bool:
     """A convolution over more than one pixel."""
     return math.prod(weight_shape(layer)[2:]) > 1
 
 
 def _target(place: Place, layer: nn.Layer, wanted: Wanted) -> Target:
-    large = _is_large(layer)
+    large = is_large(layer)
     rank, alpha = (wanted.conv_dim, wanted.conv_alpha) if large else (wanted.dim, wanted.alpha)
     room = largest_rank(weight_shape(layer))
     if rank <= room or wanted.any_rank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -13,9 +14,10 @@ from ppsd.adapters.base import Dropout
 from ppsd.adapters.lora import UP
 from ppsd.adapters.network import AdapterNetwork, new_adapters
 from ppsd.adapters.places import Place
-from ppsd.adapters.targets import find_targets
+from ppsd.adapters.targets import Target, find_targets, is_large
 from ppsd.models.bundle import Bundle
 from ppsd.trainers.adapter_export import start_from
+from ppsd.trainers.arguments import ModelArguments
 from ppsd.trainers.run import Run
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,7 @@ def add_adapter(run: Run, bundle: Bundle) -> AdapterNetwork:
         for target in find_targets(models, model.adapter_targets)
         if block_weight(run, bundle, target.place) and not is_skipped(bundle, model.clip_skip, target.place)
     ]
-    if not targets:
-        raise ValueError("--down_lr_weight, --mid_lr_weight and --up_lr_weight leave no layer to train")
+    check_targets(targets, models, model)
     algorithm = str(model.network_module)
     adapters = new_adapters(targets, algorithm, model.adapter_options, model.adapter_dropout, run.args.seed)
     network = AdapterNetwork(adapters)
@@ -55,6 +56,18 @@ def add_adapter(run: Run, bundle: Bundle) -> AdapterNetwork:
             run.args.learning_rate,
         )
     return network
+
+
+def check_targets(targets: Sequence[Target], parts: Iterable[str], model: ModelArguments) -> None:
+    """Raise ValueError for flags that ask for adapters where there would be none."""
+    if not targets:
+        raise ValueError("--down_lr_weight, --mid_lr_weight and --up_lr_weight leave no layer to train")
+    for part in set(parts) - {target.place.part for target in targets}:
+        asked = "--network_targets" if model.network_targets else f"--network_preset {model.adapter_targets.preset}"
+        flag = "leave --train_text_encoder out" if part == "text_encoder" else "give --network_train_text_encoder_only"
+        raise ValueError(f"{asked} has no layer in {part}: {flag}, or choose other layers")
+    if model.conv_dim and not any(is_large(target.layer) for target in targets):
+        raise ValueError(f"--conv_dim {model.conv_dim}: no convolution larger than 1 x 1 gets an adapter; leave it out")
 
 
 def adapter_rates(run: Run, bundle: Bundle) -> dict[str, float]:

@@ -99,6 +99,9 @@ def test_ranks_and_alphas(tiny_run: Run, tmp_path: Path) -> None:
         assert (adapter.rank, adapter.alpha) == expected, place.path
     inherited = built(tiny_run, tmp_path, network_dim=4, network_alpha=2, conv_dim=2)
     assert {adapter.scale for adapter in network(inherited).adapters.values()} == {0.5}
+    zero = built(tiny_run, tmp_path, network_dim=4, network_alpha=2, conv_dim=2, conv_alpha=0)
+    scales = {adapter.scale for place, adapter in network(zero).adapters.items() if place.path in wide}
+    assert scales == {1.0}, "0 is the rank, as in kohya's scripts"
     usual = built(tiny_run, tmp_path, network_dim=4, network_module="locon")
     assert {adapter.scale for adapter in network(usual).adapters.values()} == {1.0}
 
@@ -203,6 +206,10 @@ def test_the_factor_of_lokr_is_the_size_of_its_smaller_matrix(tiny_run: Run, tmp
             {"network_module": "lora", "conv_dim": 2, "conv_alpha": 1.0, "use_dora": True},
         ),
         (
+            {"network_module": "networks.lora", "network_args": ["conv_dim=2 conv_alpha=1", "up_lr_weight=0, 1, 0, 1"]},
+            {"network_module": "lora", "conv_dim": 2, "conv_alpha": 1.0, "up_lr_weight": [0, 1, 0, 1]},
+        ),
+        (
             {"network_module": "networks.lora", "network_args": ["conv_dim=1", "use_cp=true", "mid_lr_weight=0"]},
             {"network_module": "lora", "conv_dim": 1, "use_tucker": True, "mid_lr_weight": 0},
         ),
@@ -273,6 +280,24 @@ def assert_draws_as_without_dropout(trainer: StableDiffusionTrainer) -> None:
         ({"network_module": "loha", "loraplus_lr_ratio": 2}, "--loraplus_lr_ratio is of lora and locon, not of loha"),
         ({"loraplus_lr_ratio": 0}, r"--loraplus_lr_ratio is 0\.0; it must be above 0"),
         ({"use_tucker": True}, "--use_tucker is for convolutions larger than 1 x 1: give --conv_dim"),
+        ({"conv_alpha": 1}, "--conv_alpha is for convolutions larger than 1 x 1: give --conv_dim"),
+        ({"conv_dim": 2, "network_preset": "attn-mlp"}, "--conv_dim 2: no convolution larger than 1 x 1 gets an"),
+        (
+            {"train_text_encoder": True, "network_preset": "unet-transformer-only"},
+            "--network_preset unet-transformer-only has no layer in text_encoder: leave --train_text_encoder out",
+        ),
+        (
+            {"train_text_encoder": True, "network_targets": ["self_attn"]},
+            "--network_targets has no layer in unet: give --network_train_text_encoder_only",
+        ),
+        (
+            {"network_train_text_encoder_only": True, "mid_lr_weight": 0.5},
+            "--mid_lr_weight is of the UNet, and --network_train_text_encoder_only leaves it out",
+        ),
+        (
+            {"network_train_text_encoder_only": True, "unet_lr": 0.3},
+            "--unet_learning_rate: --network_train_text_encoder_only leaves the UNet alone",
+        ),
         ({"down_lr_weight": [1, 1]}, "--down_lr_weight has 2 numbers; this UNet's down blocks need 4"),
         ({"up_lr_weight": [1] * 12}, "--up_lr_weight has 12 numbers; this UNet's up blocks need 4"),
         ({"up_lr_weight": [1, -1, 1, 1]}, "--down_lr_weight, --mid_lr_weight and --up_lr_weight must be at least 0"),

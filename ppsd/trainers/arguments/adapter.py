@@ -77,7 +77,8 @@ class AdapterArguments:
     def __post_init__(self) -> None:
         self.network_module = _MODULES.get(str(self.network_module), self.network_module)
         types = {field.name: str(field.type) for field in fields(AdapterArguments)}
-        for word in self.network_args or []:
+        words = [word for text in self.network_args or [] for word in re.split(r"\s+(?=\w+=)", text.strip())]
+        for word in words:
             key, equals, text = word.partition("=")
             if not equals or key not in _ARGS:
                 raise ValueError(
@@ -110,7 +111,8 @@ class AdapterArguments:
         lora = self.network_module == "lora"
         alpha = self.network_alpha or float(self.network_dim)
         conv_dim = self.conv_dim if self.conv_dim is not None else (0 if lora else self.network_dim)
-        conv_alpha = self.conv_alpha or conv_dim * alpha / self.network_dim
+        scaled = conv_dim * alpha / self.network_dim
+        conv_alpha = scaled if self.conv_alpha is None else self.conv_alpha or float(conv_dim)
         usual = ("locon" if conv_dim else "attn-mlp") if lora else "full"
         patterns = self.network_targets or ()
         preset, any_rank = self.network_preset or usual, self.network_module == "lokr"
@@ -153,8 +155,16 @@ class AdapterArguments:
             raise ValueError(f"--loraplus_lr_ratio is of lora and locon, not of {self.network_module}")
         if self.loraplus_lr_ratio <= 0:
             raise ValueError(f"--loraplus_lr_ratio is {self.loraplus_lr_ratio}; it must be above 0")
-        if self.use_tucker and not self.adapter_targets.conv_dim:
-            raise ValueError("--use_tucker is for convolutions larger than 1 x 1: give --conv_dim")
+        for name in ("use_tucker", "conv_alpha"):
+            if getattr(self, name) not in (None, False) and not self.adapter_targets.conv_dim:
+                raise ValueError(f"--{name} is for convolutions larger than 1 x 1: give --conv_dim")
+        self._check_block_weights()
+
+    def _check_block_weights(self) -> None:
+        if self.network_train_text_encoder_only:
+            for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"--{name} is of the UNet, and --network_train_text_encoder_only leaves it out")
         weights = [*(self.down_lr_weight or []), self.mid_lr_weight or 0.0, *(self.up_lr_weight or [])]
         if min(weights) < 0:
             raise ValueError("--down_lr_weight, --mid_lr_weight and --up_lr_weight must be at least 0")

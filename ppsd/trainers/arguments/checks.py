@@ -80,6 +80,8 @@ def _check_new_tokens(model: ModelArguments, training: SDTrainingArguments) -> N
 def _check_adapter(model: ModelArguments, training: SDTrainingArguments) -> None:
     if not training.only_save_updated_model:
         raise ValueError("--only_save_updated_model False: with --network_module a checkpoint holds the adapter alone")
+    if model.network_train_text_encoder_only and training.unet_learning_rate not in (0, training.asked_learning_rate):
+        raise ValueError("--unet_learning_rate: --network_train_text_encoder_only leaves the UNet alone; leave it out")
     rates = {training.unet_learning_rate, training.text_encoder_learning_rate}
     own = (
         any(value is not None for value in (model.down_lr_weight, model.mid_lr_weight, model.up_lr_weight))
