@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.adapters
     python -m tests.benchmarks.adapters --rows lora --tasks style
+    python -m tests.benchmarks.adapters --rows
 
 Two tasks on the demo's model: the striped shapes of fine_tune_style.py (the UNet is trained) and the ring of
 dreambooth_subject.py (with its prior; the text encoder, too), each by the method's own script, whose weights are
 trained in full or, with `--network_module`, beside them. What was measured is kept under --output, and the tables show
-all of it, so that rows can be run one at a time.
+all of it, so that rows can be run one at a time; the last line above runs none.
 
 Seconds a step are those of the fastest 50 steps that the log tells of: a machine that is shared slows down some.
 """
@@ -77,9 +78,11 @@ class Result:
 
 def main() -> None:
     made = parser(__doc__, max_steps=None, learning_rate=None)
-    made.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    made.add_argument("--rows", nargs="*", default=list(ROWS), help="Which to run; none: only show what is there.")
     made.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     args = made.parse_args()
+    if not set(args.rows) <= set(ROWS):
+        made.error(f"--rows {' '.join(args.rows)}: there are {', '.join(ROWS)}")
     require_base(args.base)
     folder = args.output / "adapters"
     for task in args.tasks:
