@@ -45,6 +45,7 @@ from ppsd.data.inspection.summary import Summary
 from ppsd.data.inspection.terminal import report_lines
 from ppsd.data.source import RecordSource, open_streams
 from ppsd.data.transforms import INTERPOLATIONS
+from ppsd.formats.items import IMAGE_COLUMNS
 from ppsd.formats.layout import Layout, check_name
 from ppsd.formats.parts import DATA_FORMATS
 
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if layout:
         check_name(args.output_name)
         check_output(layout)
-    sources = open_streams(config)
+    sources = open_streams(config, more_images=IMAGE_COLUMNS if layout else ())
     if layout:
         check_images(sources)
     setup = make_setup(config, load_tokenizer(args), args.seed, details=True)

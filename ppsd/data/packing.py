@@ -203,11 +203,12 @@ def check_caption(caption: str) -> BadRecord | None:
 def check_record(record: Record) -> BadRecord | None:
     """None for a record that every format can hold, and of whose image the header can be read."""
     bad = check_size(len(record.image), "the image") or check_caption(record.caption)
-    together = len(record.image) + sum(map(len, further_images(record).values()))
+    images = further_images(record)
+    together = len(record.image) + sum(map(len, images.values()))
     if bad is None and together > MAX_IMAGE_BYTES:
         bad = BadRecord(IMAGE_TOO_LARGE, f"{together} bytes with further images, the limit is {MAX_IMAGE_BYTES}")
     if bad is None and (record.meta or record.more_captions):
-        size = len(extras_json(record).encode())
+        size = len(extras_json(record, list(images)).encode())
         if size >= MAX_META_BYTES:
             bad = BadRecord(META_TOO_LONG, f"{size} bytes with further captions, the limit is {MAX_META_BYTES}")
     image = bad or open_image(record.image)

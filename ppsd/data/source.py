@@ -66,9 +66,10 @@ def open_sources(config: StreamConfig, seed: int = 0) -> list[Source]:
     return list(open_streams(config))
 
 
-def open_streams(config: StreamConfig) -> list[RecordSource]:
+def open_streams(config: StreamConfig, more_images: Sequence[str] = ()) -> list[RecordSource]:
     """The filelists that `config.file_list` names, as sources of the records that `config.filter` lets pass.
 
+    more_images: columns of images that the meta shall have beside those of the conditions that are wanted.
     Raises what read_file_list raises, and ValueError for a filter that cannot be understood and for flags that are for
     other data.
     """
@@ -87,7 +88,7 @@ def open_streams(config: StreamConfig) -> list[RecordSource]:
             data_format=source.dialect,
             image_column=config.image_column,
             caption_column=config.caption_column,
-            more_images=image_names(config),
+            more_images=(*image_names(config), *more_images),
         )
         if config.latents is not None:
             read = partial(read_latents, fingerprint=config.latents)

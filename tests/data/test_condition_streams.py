@@ -16,8 +16,9 @@ from ppsd.data.collate import collate
 from ppsd.data.config import StreamConfig
 from ppsd.data.loader import StreamLoader
 from ppsd.data.order import Unit
-from ppsd.data.source import open_sources, sources_digest
+from ppsd.data.source import open_sources, open_streams, sources_digest
 from ppsd.data.window import WindowLimits, WindowReader
+from ppsd.formats.filelist import read_file_list
 from ppsd.formats.image_folder_writer import write_folder
 from ppsd.formats.laion import write_part
 from ppsd.formats.parquet_writer import write_parquet
@@ -26,6 +27,7 @@ from ppsd.formats.webdataset import write_tar
 from ppsd.types import Record
 from tests.data.scenes import disagreement, png, scene, scene_record, write_scenes
 from tests.data.streams import take
+from tests.data.test_inspection_clean import clean
 from tests.images import jpeg_bytes, write_lists
 from tests.tiny import tiny_tokenizer
 
@@ -224,6 +226,16 @@ def test_the_buffer_counts_their_bytes(lists: dict[str, Path]) -> None:
         assert window(name, limit, *COLUMNS) == 3, name
         assert window(name, limit) == min(7, -(-limit // (0.98 * image))), name
     assert window("folder", 2.5 * (image + images), *COLUMNS) == window("folder", 2.5 * (image + images))
+
+
+def test_fixing_a_data_set_keeps_them(lists: dict[str, Path], tmp_path: Path) -> None:
+    """What inspect_data.py --fix writes has all that the usable records have, in columns of their names."""
+    for name in ("part.gz", "part.tar", "folder"):
+        sources = open_streams(StreamConfig(str(lists[name])), more_images=COLUMNS)
+        cleaned = clean(lists[name], tmp_path / name, sources)
+        parts = [part for source in read_file_list(cleaned.file_list) for part in source.parts]
+        found = [record for part in parts for _, record in read_any(part, more_images=COLUMNS)]
+        assert found == [scene_record(n, 2.0, COLUMNS) for n in range(14)]
 
 
 def test_collate_stacks_whatever_extras_there_are(lists: dict[str, Path]) -> None:

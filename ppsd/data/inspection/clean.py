@@ -12,8 +12,9 @@ import numpy as np
 
 from ppsd.data.inspection.journal import Journal
 from ppsd.data.jobs import run_jobs
+from ppsd.data.packing import with_bytes
 from ppsd.data.source import ReadPart, RecordSource
-from ppsd.formats.extras import MAX_META_BYTES, extras_json
+from ppsd.formats.extras import MAX_META_BYTES, extras_json, further_images
 from ppsd.formats.filelist import FILELIST_SUFFIX, relative_entry, write_file_list, write_filelist
 from ppsd.formats.image_bytes import MAX_IMAGE_BYTES
 from ppsd.formats.inflate import GZIP_MAGIC
@@ -139,7 +140,10 @@ def _clean_part(job: tuple[int, int, CleanJob]) -> tuple[int, int, str, int]:
 
 
 def _wanted(job: CleanJob) -> Iterator[Record]:
-    """The job's records but for those that do not fit into a line. Raises ValueError when one is not there any more."""
+    """The job's records but for those that do not fit into a line or have a further image that cannot be read.
+
+    Raises ValueError when one is not there any more.
+    """
     numbers = iter(job.numbers.tolist())
     wanted = next(numbers, None)
     for number, record in job.read(job.path):
@@ -152,10 +156,17 @@ def _wanted(job: CleanJob) -> Iterator[Record]:
         if number > wanted or not isinstance(record, Record):
             break
         wanted = next(numbers, None)
-        if len(record.image) <= MAX_IMAGE_BYTES and len(extras_json(record).encode()) < MAX_META_BYTES:
-            yield record
+        whole = with_bytes(record)
+        if isinstance(whole, Record) and _fits(whole):
+            yield whole
     if wanted is not None:
         raise ValueError(f"{job.path}:{wanted}: was usable when it was inspected; has the part changed since?")
+
+
+def _fits(record: Record) -> bool:
+    images = further_images(record)
+    size = len(record.image) + sum(map(len, images.values()))
+    return size <= MAX_IMAGE_BYTES and len(extras_json(record, list(images)).encode()) < MAX_META_BYTES
 
 
 def _is_gzip(path: str) -> bool:
