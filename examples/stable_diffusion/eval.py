@@ -17,7 +17,7 @@ from ppsd.interop.added_embeddings import add_files
 from ppsd.interop.lora.attaching import LoraSwitch, models_of, parse_weighted
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.pipeline import generate, load_pipeline
-from ppsd.sampling.text import TextSettings
+from ppsd.sampling.text import TextSettings, read_text_settings
 from ppsd.trainers.checkpoint import require_writable
 from ppsd.trainers.console import one_line_errors, show_log
 
@@ -63,13 +63,16 @@ def main() -> None:
     show_log()
     output = Path(args.output)
     require_writable(output.parent, "--output")
-    text = TextSettings(args.clip_skip, args.max_token_length)
+    sets = [lora_set(words) for words in args.lora] or [[]]
+    text = noted_beside(sets, TextSettings(args.clip_skip, args.max_token_length))
     pipe = load_pipeline(args.pipeline, args.unet, args.variant, text)
     add_files(pipe, args.embeddings)
-    sets = [lora_set(words) for words in args.lora] or [[]]
     switch = LoraSwitch(models_of(pipe))
     for path, _ in (lora for loras in sets for lora in loras):
-        switch.load(path)  # all of them before anything is drawn, so that a wrong one is known at once
+        try:
+            switch.load(path)  # all of them before anything is drawn, so that a wrong one is known at once
+        except ValueError as error:
+            raise ValueError(f"--lora: {error}") from error
     prompts = [prompt for prompt in args.prompt for _ in range(args.num_images_per_prompt)]
     pictures, captions = [], []
     for loras in sets:
@@ -94,6 +97,18 @@ def main() -> None:
         save_png(output.with_name(f"{output.stem}-{i:03d}.png"), picture)
     save_png(output, image_grid(pictures, columns=len(prompts) if len(sets) > 1 else None, captions=captions))
     print(f"{len(pictures)} pictures, grid: {output}")
+
+
+def noted_beside(sets: "list[list[tuple[str, float]]]", asked: TextSettings) -> TextSettings:
+    """What is asked for, else what the folders of the LoRA files say of how captions were read."""
+    notes = [read_text_settings(Path(path).parent) for loras in sets for path, _ in loras]
+    distinct = {note for note in notes if note is not None}
+    if len(distinct) > 1 and None in (asked.clip_skip, asked.max_token_length):
+        raise ValueError(
+            "--lora: the files were trained with captions read differently (see the ppsd.json beside each): give"
+            " --clip_skip and --max_token_length"
+        )
+    return asked.or_else(next(iter(distinct), TextSettings()))
 
 
 def lora_set(words: "list[str]") -> "list[tuple[str, float]]":

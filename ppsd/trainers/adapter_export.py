@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import logging
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Optional
 
@@ -19,6 +21,10 @@ from ppsd.interop.lora.reading import read_lora
 from ppsd.interop.lora.writing import write_lora
 from ppsd.models.ema import EMA
 from ppsd.models.saving import as_float32
+
+logger = logging.getLogger(__name__)
+
+logger = logging.getLogger(__name__)
 
 DIFFUSERS = "pytorch_lora_weights.safetensors"
 
@@ -39,7 +45,16 @@ def write_adapter(
     written = {folder / f"{name}.safetensors": write_lora(folder / f"{name}.safetensors", lora, hashes=True)}
     if {adapter.algorithm for adapter in network.adapters.values()} == {"lora"}:
         written[folder / DIFFUSERS] = write_lora(folder / DIFFUSERS, LoraFile(lora.layers), "diffusers")
+    logger.info("for A1111, ComfyUI and kohya's tools: %s.safetensors", name)
+    if folder / DIFFUSERS in written:
+        logger.info("for diffusers: %s", DIFFUSERS)
     return written
+
+
+def warn_of_earlier(folder: Path, names: Container[str]) -> None:
+    """names: of the files just written to `folder`. One of diffusers' that is not among them is another run's."""
+    if DIFFUSERS not in names and (folder / DIFFUSERS).exists():
+        logger.warning("%s is not of this run, of whose adapters diffusers has no such file", folder / DIFFUSERS)
 
 
 def trained_factors(

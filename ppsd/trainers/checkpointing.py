@@ -19,7 +19,7 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes
 from ppsd.sampling.text import write_text_settings
-from ppsd.trainers.adapter_export import write_adapter
+from ppsd.trainers.adapter_export import warn_of_earlier, write_adapter
 from ppsd.trainers.adapter_metadata import adapter_metadata
 from ppsd.trainers.arguments import SDTrainingArguments
 from ppsd.trainers.checkpoint import publish, rotate, staged
@@ -78,10 +78,12 @@ class CheckpointingTrainer(Trainer):
             try:
                 require_room(folder, nbytes)
                 with exporting(folder) as staging:
-                    self.write_export(staging)
+                    names = {path.name for path in self.write_export(staging)}
             except OSError as error:
                 raise OSError(explain(error, f"the {self.exported}", folder, nbytes)) from error
             logger.info("%s: %s", self.exported, folder)
+            if self.bundle.adapter is not None:
+                warn_of_earlier(folder, names)
         return folder
 
     @property
@@ -96,6 +98,7 @@ class CheckpointingTrainer(Trainer):
             return self._write_pipeline(folder, masters)
         metadata = adapter_metadata(self.run, self.bundle, self._prediction_type, self.state.global_step, self.started)
         written = write_adapter(folder, self.run.output_name, adapter, metadata, self.ema, masters)
+        write_text_settings(folder, self.step.text)
         return {**written, **write_learned(folder, learned_rows(self.bundle, self.ema, masters))}
 
     def _write_pipeline(self, folder: Path, masters: Mapping[str, paddle.Tensor]) -> dict[Path, Digest]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ppsd.data.config import StreamConfig
 from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
+from ppsd.trainers.arguments.folder import DEFAULT_LIST
 from ppsd.trainers.dreambooth import DreamBoothTrainer
 from ppsd.trainers.run import Run
 from ppsd.trainers.trainer import StableDiffusionTrainer
@@ -30,6 +32,13 @@ class LoRATrainer(StableDiffusionTrainer):
             raise ValueError("--network_module is needed: lora, locon, loha or lokr")
         if run.own.instance_data_dir is not None:
             return DreamBoothTrainer.check(run)
+        data = run.data
+        if data.file_list == DEFAULT_LIST and not (
+            data.train_data_dir or data.dataset_name or Path(DEFAULT_LIST).exists()
+        ):
+            raise ValueError(
+                "nothing to train on: give --train_data_dir, --instance_data_dir, --dataset_name or --file_list"
+            )
         for name, default in vars(DreamBoothArguments()).items():
             if getattr(run.own, name) != default:
                 raise ValueError(f"--{name} is of DreamBooth: give --instance_data_dir, or leave it out")

@@ -118,11 +118,25 @@ def _translated(argv: Sequence[str], known: set[str]) -> list[str]:
             words[-1:] = _precision(word)
         elif name == "mixed_precision" and equals:
             words += _precision(value)
+        elif name == "resolution" and equals:
+            words += [f"--{name}", _side(value)]
+        elif words[-1:] == ["--resolution"]:
+            words.append(_side(word))
         elif name in ALIASES and name not in known:
             words.append(f"--{ALIASES[name]}{equals}{value}")
         else:
             words.append(word)
     return words
+
+
+def _side(value: str) -> str:
+    """Of kohya's WIDTH,HEIGHT, where these are the same."""
+    width, _, height = value.partition(",")
+    if height and height != width:
+        raise ValueError(
+            f"--resolution {value}: pictures are squares, or of any shape of that size with --enable_bucket"
+        )
+    return width
 
 
 def _precision(name: str) -> list[str]:

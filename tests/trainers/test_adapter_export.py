@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from ppsd.interop.lora.reading import read_lora
 from ppsd.sampling.compare import load_candidate
+from ppsd.sampling.text import TextSettings, read_text_settings
 from ppsd.trainers.candidates import find_candidates
 from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
@@ -173,3 +174,22 @@ def test_checkpoints_are_compared_with_their_adapters(tiny_run: Run, tmp_path: P
     place = next(place for place in trainer.bundle.adapter.adapters if place.path == layer)
     np.testing.assert_array_equal(found[1], trainer.bundle.adapter.adapters[place].factors()["lora_up.weight"])
     assert np.abs(found[2] - found[1]).max() > 0
+
+
+def test_the_file_of_another_run_is_named(tiny_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """diffusers would load it from the same folder, and LoHa has none to take its place."""
+    train_lora(tiny_run, tmp_path)
+    assert "is not of this run" not in caplog.text
+    train_lora(tiny_run, tmp_path, network_module="loha", conv_dim=0, overwrite_output_dir=True)
+    assert f"{tmp_path / 'pytorch_lora_weights.safetensors'} is not of this run" in caplog.text
+
+
+def test_how_captions_were_read_is_noted_beside_the_files(tiny_run: Run, tmp_path: Path) -> None:
+    train_lora(tiny_run, tmp_path / "out", clip_skip=2)
+    assert read_text_settings(tmp_path / "out") == TextSettings(clip_skip=2)
+
+
+def test_data_is_asked_for(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="give --train_data_dir, --instance_data_dir"):
+        train_lora(tiny_run, tmp_path / "out", file_list=None)

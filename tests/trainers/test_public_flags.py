@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,17 @@ def test_others_are_refused_with_what_to_do(
     message = capsys.readouterr().err
     assert f"unknown flag --{name}: {ELSEWHERE[name]}" in message
     assert message.count("\n") == 1
+
+
+def test_a_resolution_of_two_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--resolution=64,64"], ["--resolution", "64,64"], ["--resolution", "64"]):
+        assert parse_run(None, ["--output_dir", str(tmp_path), *flags]).args.resolution == 64
+    with pytest.raises(SystemExit):
+        parse_run(None, ["--output_dir", str(tmp_path), "--resolution=64,72"])
+    assert "--resolution 64,72: pictures are squares" in capsys.readouterr().err
+
+
+def test_a_schedule_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_run(None, ["--output_dir", str(tmp_path), "--lr_scheduler", "cosine_with_restarts"])
+    assert "--lr_scheduler_type cosine_with_restarts: it must be linear or cosine" in capsys.readouterr().err

@@ -17,6 +17,8 @@ from ppsd.formats.atomic import PathLike
 from ppsd.interop.lora.lora_file import LoraFile
 from ppsd.interop.lora.reading import read_lora
 
+LARGEST = 1000
+"""Weights above are typing errors: they would leave nothing of the model."""
 Weighted = tuple[str, float]
 """A file, and the multiple of what it adds."""
 
@@ -98,6 +100,6 @@ def parse_weighted(text: str) -> Weighted:
         return text, 1.0
     if not colon:
         return text, 1.0
-    if not -1e6 < number < 1e6:
-        raise ValueError(f"--lora {text}: the weight must be a finite number")
+    if not -LARGEST <= number <= LARGEST:
+        raise ValueError(f"--lora {text}: the weight must be a number between -{LARGEST} and {LARGEST}")
     return path, number

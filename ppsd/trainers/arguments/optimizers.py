@@ -33,8 +33,8 @@ class OptimizerArguments:
     )
     frozen_dtype: str = flag(
         "float32",
-        "Data type of the VAE and of a text encoder that is not trained: float32, or bfloat16 with --bf16, float16 with"
-        " --fp16 (diffusers' weight_dtype). Exports keep float32.",
+        "Data type of the VAE, of a text encoder that is not trained, and of a UNet beside adapters: float32, or"
+        " bfloat16 with --bf16, float16 with --fp16 (diffusers' weight_dtype). Exports keep float32.",
     )
 
     def __post_init__(self) -> None:

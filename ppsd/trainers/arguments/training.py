@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import paddle
 from paddlenlp.trainer import TrainingArguments
+from paddlenlp.trainer.trainer_utils import SchedulerType
 
 from ppsd.trainers.arguments.flag import flag
 from ppsd.trainers.arguments.optimizers import OptimizerArguments
@@ -69,6 +70,9 @@ class SDTrainingArguments(OptimizerArguments, ValidationArguments, TrainingArgum
         if self.device is None:
             self.device = paddle.get_device().split(":")[0]
         self.asked_sharding = str(self.sharding).split()  # the base forgets it where there is one process
+        schedules = [kind.value for kind in SchedulerType]
+        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) not in schedules:
+            raise ValueError(f"--lr_scheduler_type {self.lr_scheduler_type}: it must be {' or '.join(schedules)}")
         super().__post_init__()
         self.asked_learning_rate = self.learning_rate
         if self.unet_learning_rate is None:
