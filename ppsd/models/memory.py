@@ -9,7 +9,7 @@ from ppsd.compat import require_recompute
 
 import paddle
 from paddle import nn
-from ppdiffusers import AutoencoderKL, ControlNetModel
+from ppdiffusers import AutoencoderKL, T2IAdapter
 
 from ppsd.models.bundle import Bundle
 
@@ -18,7 +18,7 @@ def use_recompute(bundle: Bundle, train_text_encoder: bool) -> None:
     """Keep no activations of the UNet's and ControlNet's blocks; compute them again in the backward pass."""
     require_recompute()
     bundle.unet.enable_gradient_checkpointing()
-    if isinstance(bundle.controlnet, ControlNetModel):
+    if bundle.controlnet is not None and not isinstance(bundle.controlnet, T2IAdapter):  # which is small
         bundle.controlnet.enable_gradient_checkpointing()
     if train_text_encoder:
         bundle.text_encoder.gradient_checkpointing_enable()

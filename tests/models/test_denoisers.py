@@ -21,6 +21,7 @@ from ppsd.models.controlnet import (
     trained_layers,
 )
 from ppsd.models.denoiser import ConcatDenoiser, ControlDenoiser, PlainDenoiser, T2IAdapterDenoiser
+from ppsd.models.memory import use_recompute
 from ppsd.models.saving import save_component
 from ppsd.models.widening import DEPTH, INPAINTING, widen_conv_in
 from ppsd.types import Condition
@@ -193,6 +194,17 @@ def test_what_is_trained():
     assert free() == control
     assert free(sd_locked=False) == control | decoder
     assert free(only_mid_control=True) == control - {"control.controlnet_down_blocks"}
+
+
+@pytest.mark.skipif(paddle.__version__.startswith("2."), reason="that paddle cannot recompute on the CPU")
+def test_recomputation_reaches_the_controlnet():
+    unet = tiny_unet()
+    bundle = Bundle(tiny_vae(), tiny_text_encoder(), tiny_tokenizer(), unet, SCHEDULER_CONFIG)
+    bundle.controlnet = tiny_controlnet(unet)
+    use_recompute(bundle, False)
+    assert [block.gradient_checkpointing for block in bundle.controlnet.down_blocks] == [True, True]
+    bundle.controlnet = new_t2i_adapter(unet, 8)  # has no such thing
+    use_recompute(bundle, False)
 
 
 def test_a_controlnet_is_saved_and_loaded(tmp_path):
