@@ -82,12 +82,9 @@ def _check_adapter(model: ModelArguments, training: SDTrainingArguments) -> None
         raise ValueError("--only_save_updated_model False: with --network_module a checkpoint holds the adapter alone")
     if model.network_train_text_encoder_only and training.unet_learning_rate not in (0, training.asked_learning_rate):
         raise ValueError("--unet_learning_rate: --network_train_text_encoder_only leaves the UNet alone; leave it out")
-    rates = {training.unet_learning_rate, training.text_encoder_learning_rate}
-    own = (
-        any(value is not None for value in (model.down_lr_weight, model.mid_lr_weight, model.up_lr_weight))
-        or model.loraplus_lr_ratio != 1
-    )
-    if "relative_step=True" in (training.optimizer_args or []) and (own or len(rates) > 1):
+    weights = (model.down_lr_weight, model.mid_lr_weight, model.up_lr_weight)
+    own = model.loraplus_lr_ratio != 1 or any(value is not None for value in weights)
+    if own and "relative_step=True" in (training.optimizer_args or []):
         raise ValueError(
             "--optimizer_args relative_step=True: all weights then have one step size; leave it out, or"
             " --down_lr_weight, --mid_lr_weight, --up_lr_weight and --loraplus_lr_ratio"
