@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Optional
@@ -21,8 +20,6 @@ from ppsd.interop.lora.reading import read_lora
 from ppsd.interop.lora.writing import write_lora
 from ppsd.models.ema import EMA
 from ppsd.models.saving import as_float32
-
-logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
