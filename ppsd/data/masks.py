@@ -7,8 +7,7 @@ whole, as in the training of Stable Diffusion's inpainting model, so that the mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from PIL import Image, ImageDraw
