@@ -76,6 +76,14 @@ def test_an_alpha_that_is_an_integer(tmp_path: Path) -> None:
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"to_q": 1.5}}, [1.5, 6]),
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {r"attn\d\.to_out\.0": 5}}, [6, 5]),
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {f"^{PATH}": 2}, "unet.rank_pattern": {PATH: 9}}, [2, 6]),
+        (
+            {
+                "unet.lora_alpha": 6,
+                "unet.alpha_pattern": {"attn1.to_q": 5, "to_q": 7},
+                "unet.rank_pattern": {"to_q": 9},
+            },
+            [5, 6],
+        ),
         ({"unet.lora_alpha": 6, "unet.alpha_pattern": {"o_q": 1}}, [6, 6]),
         ({"unet.lora_alpha": 6, "unet.use_rslora": True}, [6 * 2**0.5] * 2),
         ({"text_encoder.lora_alpha": 6}, [2, 2]),

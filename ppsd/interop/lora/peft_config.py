@@ -16,15 +16,13 @@ KEY = "lora_adapter_metadata"
 def alpha_from(config: Mapping[str, Any], place: Place, rank: int) -> Optional[float]:
     """As PEFT would scale a layer of this rank; None where the configuration says nothing of its part.
 
-    Patterns are regular expressions that end where the path ends, after a dot or at its start.
+    Patterns are regular expressions that end where the path ends, after a dot or at its start; the first one counts.
     """
     alpha = config.get(f"{place.part}.lora_alpha")
     if alpha is None:
         return None
     patterns = config.get(f"{place.part}.alpha_pattern") or {}
-    either = [*(config.get(f"{place.part}.rank_pattern") or {}), *patterns]
-    matching = [name for name in either if re.match(rf"(.*\.)?({name})$", place.path)]
-    alpha = next((patterns[name] for name in matching if name in patterns), alpha)
+    alpha = next((own for name, own in patterns.items() if re.match(rf"(.*\.)?({name})$", place.path)), alpha)
     return float(alpha) * (rank**0.5 if config.get(f"{place.part}.use_rslora") else 1.0)
 
 
