@@ -43,6 +43,16 @@ def test_changes_smaller_than_the_weights_need_few_places(dtype: str) -> None:
     assert 0 < share < 0.05
 
 
+def test_another_order_of_summing_comes_back() -> None:
+    """s is 2, and s - d within 1e-15 of where rounding turns: half a step below 1."""
+    value = as_stored(np.array([1.0] * 8), "F32")
+    change = np.full(8, 1 + 2.0**-25)
+    total = added(value, "F32", change, "F32")
+    record = kept(value, "F32", change, total)
+    for other in (change, change * (1 + 1e-15), change * (1 - 1e-15)):
+        assert restored(total, "F32", other, record).tobytes() == value.tobytes()
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_changes_that_swallow_the_weights_come_off(dtype: str) -> None:
     random = np.random.default_rng(0)

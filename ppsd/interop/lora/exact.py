@@ -1,7 +1,8 @@
 """Adding a change to stored weights, and taking it away so that every bit is as it was.
 
 The sum s = round(W + d) loses bits of W, so s - d need not round to W: where |d| is large against |W|, where s crosses
-to another power of two, for -0. What differs is kept beside the sum: where it is, and what was there.
+to another power of two, for -0. What differs is kept beside the sum: where it is, and what was there. So is what lies
+so near to where rounding turns that another processor, which sums d in another order, could come to another number.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from ppsd.interop.weights import as_float32
 BITS = {"F64": np.uint64, "F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
 LARGEST = {"F64": 1.7976931348623157e308, "F32": 3.4028234663852886e38, "BF16": 3.3895313892515355e38, "F16": 65504.0}
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+ORDER = 1e-13
+"""More than the order of summing changes of float64 numbers, relative to the largest of them."""
 
 
 class Kept(NamedTuple):
@@ -40,8 +45,9 @@ def added(value: np.ndarray, dtype: str, change: np.ndarray, into: str) -> np.nd
 def kept(value: np.ndarray, dtype: str, change: np.ndarray, total: np.ndarray, whole: bool = False) -> Kept:
     """What `restored` needs beside total = added(value, dtype, change, dtype). whole: keep everything."""
     flat, index = value.reshape(-1), np.int32 if value.size < 2**31 else np.int64
-    candidate = subtracted(total, dtype, change).reshape(-1)
-    at = np.flatnonzero(_bits(candidate, dtype) != _bits(flat, dtype))
+    near, bits = ORDER * float(np.abs(change).max(initial=0.0)), _bits(flat, dtype)
+    low, high = (_bits(subtracted(total, dtype, change + off), dtype).reshape(-1) for off in (near, -near))
+    at = np.flatnonzero((low != bits) | (high != bits))
     if whole or at.size * np.dtype(index).itemsize >= (flat.size - at.size) * flat.itemsize:
         return Kept(np.zeros(0, index), flat.copy())
     return Kept(at.astype(index), flat[at])
