@@ -25,6 +25,7 @@ from ppsd.data.command_line import Parser, run_tool
 from ppsd.interop.lora.base_shapes import read_for
 from ppsd.interop.lora.converting import as_lora_file, check_form, rounded
 from ppsd.interop.lora.lora_file import FORMS
+from ppsd.interop.lora.opening import refuse_input
 from ppsd.interop.lora.precision import PRECISIONS
 from ppsd.interop.lora.writing import write_lora
 from ppsd.trainers.checkpoint import require_writable
@@ -67,6 +68,7 @@ def entry(text: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     require_writable(args.output.absolute().parent, "OUTPUT")
+    refuse_input(args.output, [args.input])
     lora, shape_of = read_for(args.input, args.base)
     source = as_lora_file(lora, shape_of) if args.as_lora else lora
     check_form(source, args.to)

@@ -34,6 +34,7 @@ from ppsd.interop.lora.joining import joined
 from ppsd.interop.lora.lora_file import FORMS, LoraFile
 from ppsd.interop.lora.merging import merge_into_pipeline
 from ppsd.interop.lora.model_weights import layers_per_block, open_parts, shape_at
+from ppsd.interop.lora.opening import refuse_input
 from ppsd.interop.lora.precision import PRECISIONS
 from ppsd.interop.lora.rank_metadata import said_of_ranks
 from ppsd.interop.lora.resizing import Wanted, resized
@@ -87,10 +88,13 @@ def run(args: argparse.Namespace) -> int:
         return take_out(args)
     loras = read_all(args)
     if args.output.suffix == ".safetensors":
+        refuse_input(args.output, [lora.path for lora in loras])
         return join(args, loras)
     merged = merge_into_pipeline(args.pipeline, args.output, loras, args.precision)
     for part, count in merged.layers.items():
         print(f"{part}: {count} layers changed")
+    for file in merged.left_out:
+        print(f"not copied, since it has the weights before the merge: {file}")
     said = f"cannot be undone: {merged.obstacle}" if merged.obstacle else "--unmerge takes the files out again"
     print(f"{args.output}: {said}")
     return 0

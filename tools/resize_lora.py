@@ -26,6 +26,7 @@ from ppsd.data.command_line import Parser, positive, run_tool, size
 from ppsd.interop.lora.base_shapes import read_for
 from ppsd.interop.lora.changes import said
 from ppsd.interop.lora.lora_file import FORMS, LoraFile
+from ppsd.interop.lora.opening import refuse_input
 from ppsd.interop.lora.precision import PRECISIONS
 from ppsd.interop.lora.rank_metadata import said_of_ranks
 from ppsd.interop.lora.resizing import METHODS, Resized, Wanted, resized
@@ -70,6 +71,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     require_writable(args.output.absolute().parent, "OUTPUT")
+    refuse_input(args.output, [args.input])
     lora, shape_of = read_for(args.input, args.base)
     conv = args.new_conv_rank or args.new_rank
     wanted = Wanted(args.new_rank, conv, args.dynamic_method or "", args.dynamic_param or 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,23 @@ def test_what_cannot_be_read_is_told(base: Path, tmp_path: Path, capsys: pytest.
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_a_file_is_lost_neither_to_itself_nor_to_a_full_disk(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = (save(tmp_path / f"{name}.safetensors", random_layers(base, seed=ord(name))) for name in "ab")
+    held = other.read_bytes()
+    (tmp_path / "pytorch_lora_weights.safetensors").symlink_to(file)
+    for source in (file, tmp_path):
+        assert main([str(source), str(file), "--to", "kohya"]) == 1
+        assert "which is read; name another file to write" in capsys.readouterr().err
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ppsd.formats.safetensors_file.os.fsync", full)
+    assert main([str(file), str(other), "--to", "kohya"]) == 1
+    assert capsys.readouterr().err.endswith(f"{other}: No space left on device\n")
+    assert other.read_bytes() == held
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []

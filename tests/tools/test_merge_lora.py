@@ -151,6 +151,56 @@ def test_what_a_run_left_beside_the_pipeline_is_not_copied(folders: dict[str, Pa
     assert names == {path.name for path in folder.iterdir()} - {"checkpoint-3"} | {RECORD}
 
 
+def test_linked_folders_are_copied(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["paddle"], tmp_path / "base")
+    (folder / "vae").rename(tmp_path / "vae")
+    (folder / "vae").symlink_to(tmp_path / "vae")
+    file = save(tmp_path / "a.safetensors", random_layers(folder, places=PLACES[:1]))
+    assert merge(folder, tmp_path / "merged", file) == 0
+    assert not (tmp_path / "merged/vae").is_symlink()
+    for name in (path.name for path in (tmp_path / "vae").iterdir()):
+        assert (tmp_path / "merged/vae" / name).read_bytes() == (tmp_path / "vae" / name).read_bytes()
+
+
+def test_copies_of_the_old_weights_are_left_out(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or torch's pickle beside the merged weights is what someone loads."""
+    folder = shutil.copytree(folders["torch"], tmp_path / "base")
+    old = folder / "unet/diffusion_pytorch_model.bin", folder / "vae/diffusion_pytorch_model.bin"
+    for file in old:
+        file.write_bytes(b"PK")
+    file = save(tmp_path / "a.safetensors", random_layers(folder, places=PLACES[:1]))
+    assert merge(folder, tmp_path / "merged", file) == 0
+    assert f"before the merge: {old[0]}\n" in capsys.readouterr().out
+    assert not (tmp_path / "merged/unet" / old[0].name).exists()
+    assert (tmp_path / "merged/vae" / old[1].name).exists()
+
+
+def test_two_files_of_the_same_weights_are_refused(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One is in Paddle's layout, one in torch's, and which one is read is not known here."""
+    folder = shutil.copytree(folders["paddle"], tmp_path / "base")
+    name = "unet/diffusion_pytorch_model.safetensors"
+    shutil.copyfile(folders["torch"] / name, folder / name)
+    file = save(tmp_path / "a.safetensors", random_layers(folders["paddle"], places=PLACES[:1]))
+    refused(
+        capsys,
+        merge(folder, tmp_path / "x", file),
+        "unet: diffusion_paddle_model.safetensors and diffusion_pytorch_model.safetensors both have",
+    )
+
+
+def test_nothing_to_merge_is_told(folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = save(tmp_path / "a.safetensors", random_layers(folders["paddle"]))
+    refused(capsys, merge(folders["paddle"], tmp_path / "x", f"{file}:0"), "with these weights nothing changes")
+    held = file.read_bytes()
+    assert main(["--lora", str(file), "--output", str(file)]) == 1
+    assert f"{file} is {file}, which is read; name another file" in capsys.readouterr().err
+    assert file.read_bytes() == held
+
+
 def test_a_dora_goes_by_the_base_and_comes_out_again(folders: dict[str, Path], tmp_path: Path) -> None:
     folder, place = folders["paddle"], PLACES[1]
     weight = open_parts(folder)["unet"].value(f"{place.path}.weight")
@@ -281,7 +331,7 @@ def test_damaged_files_are_refused(
     layers[PLACES[0]]["lora_up.weight"][0, 0] = np.nan
     bad = save(tmp_path / "nan.safetensors", layers)
     refused(capsys, merge(folder, tmp_path / "x", bad), f"unet.{PLACES[0].path} lora_up.weight")
-    refused(capsys, merge(folder, tmp_path / "x", f"{bad}:nan"), "finite number")
+    refused(capsys, merge(folder, tmp_path / "x", f"{bad}:nan"), "the weight must be a number")
 
 
 @pytest.mark.parametrize("kinds", [("lora", "tucker"), ("loha", "lokr")])

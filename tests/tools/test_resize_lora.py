@@ -123,6 +123,8 @@ def test_what_cannot_be_is_told(base: Path, tmp_path: Path, capsys: pytest.Captu
     file = save(tmp_path / "a.safetensors", {PLACES[0]: random_factors("lora", [320, 320])})
     assert main([str(file), str(tmp_path / "b.safetensors"), "--new_rank", "1", "--base", str(base)]) == 1
     assert "is for another base model than" in capsys.readouterr().err
+    assert main([str(file), str(file), "--new_rank", "1"]) == 1
+    assert "which is read; name another file to write" in capsys.readouterr().err
     for flags, message in (
         ([], "--new_rank or --dynamic_method"),
         (["--dynamic_method", "sv_fro"], "go together"),

@@ -36,17 +36,17 @@ def publishing(folder: Path, target: Path, skip: Collection[Path]) -> Iterator[P
 
 
 def _copy(folder: Path, to: Path, skip: Collection[Path]) -> None:
-    to.mkdir(parents=True)
+    """Links are followed: the new folder depends on nothing else."""
     others = _no_components(folder)
-    for file in sorted(folder.rglob("*")):
-        if file.relative_to(folder).parts[0] in others:
-            continue
-        new = to / file.relative_to(folder)
-        if file.is_dir():
-            new.mkdir(parents=True, exist_ok=True)
-        elif file not in skip:
-            with naming(file):
-                shutil.copyfile(file, new)
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in others]
+        new = to / Path(place).relative_to(folder)
+        new.mkdir(parents=True)
+        for file in sorted(Path(place, name) for name in files):
+            if file not in skip:
+                with naming(file):
+                    shutil.copyfile(file, new / file.name)
 
 
 def _no_components(folder: Path) -> set[str]:

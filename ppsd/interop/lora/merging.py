@@ -20,10 +20,11 @@ from ppsd.interop.lora.precision import PRECISIONS
 
 
 class Merged(NamedTuple):
-    """How many layers were changed in which part, and whether that can be undone; why not."""
+    """How many layers were changed in which part; why that cannot be undone, if so; files that were not copied."""
 
     layers: dict[str, int]
     obstacle: str
+    left_out: list[Path]
 
 
 def merge_into_pipeline(
@@ -31,6 +32,7 @@ def merge_into_pipeline(
 ) -> Merged:
     """`target`: a new folder, with all of `folder` but for the weights that change; it appears whole or not at all.
 
+    Copies of these in forms that are not read here are left out, since a library could take them for the merged ones.
     Summed in float64 and rounded once, to the type in which each weight is stored, or to `precision` (float32, float16,
     bfloat16; of the UNet and the text encoders). Raises ValueError for a LoRA of another model and a folder that has
     been merged already.
@@ -39,15 +41,18 @@ def merge_into_pipeline(
     refuse_merged(folder, parts)
     check_fit(loras, parts, folder)
     places = touched(loras)
+    if not places:
+        raise ValueError("--lora: with these weights nothing changes")
     obstacle = _obstacle(parts, precision)
-    with publishing(folder, target, skip=_weights(parts)) as staging:
+    copies = [file for component in parts.values() for file in component.copies]
+    with publishing(folder, target, skip={*_weights(parts), *copies}) as staging:
         record = None if obstacle else RecordWriter(staging)
         for component in parts.values():
             for source in [*component.files, *component.variants]:
                 _write(component, source, staging, loras, places, precision, record)
         if record:
             record.finish([lora.facts() for lora in loras])
-    return Merged({part: sum(place.part == part for place in places) for part in parts}, obstacle)
+    return Merged({part: sum(place.part == part for place in places) for part in parts}, obstacle, copies)
 
 
 def refuse_merged(folder: Path, parts: Mapping[str, Component]) -> None:

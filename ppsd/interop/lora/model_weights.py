@@ -11,21 +11,24 @@ import numpy as np
 
 from ppsd.adapters.places import PREFIXES, Place
 from ppsd.formats.safetensors_file import SafetensorsFile
+from ppsd.interop.lora.opening import PICKLES
 from ppsd.interop.weights import CONSTANTS, as_float32, is_linear
 from ppsd.models.loading import is_torch_folder
 from ppsd.models.saving import read_config
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 PARTS = tuple(PREFIXES)
+OTHER_FORMS = (*PICKLES, ".msgpack", ".h5", ".onnx")
 _FILE = re.compile(
     r"(diffusion_paddle_model|diffusion_pytorch_model|model)(\.[a-zA-Z]\w*)?(-\d+-of-\d+)?(\.[a-zA-Z]\w*)?\.safetensors"
 )
 
 
 class Component:
-    """One network of a pipeline. files: those that a plain `from_pretrained` reads; variants: others (such as EMA's).
+    """One network of a pipeline. files: those that a plain `from_pretrained` reads; variants: others (such as EMA's);
+    copies: the same weights in forms that are not read here.
 
-    Raises ValueError, naming the folder, where it has no safetensors, or several variants only.
+    Raises ValueError, naming the folder, where it has no safetensors, only several variants, or a tensor twice.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +42,13 @@ class Component:
             raise ValueError(f"{folder} has several variants ({', '.join(file.name for file in found)}): keep one")
         self.files = [SafetensorsFile(file) for file in plain or found]
         self.variants = [SafetensorsFile(file) for file in found if file not in (plain or found)]
-        self._owner = {name: source for source in self.files for name in source.specs}
+        self.copies = [file for file in sorted(folder.iterdir()) if file.suffix in OTHER_FORMS]
+        self._owner: dict[str, SafetensorsFile] = {}
+        for source in self.files:
+            for name in source.specs:
+                other = self._owner.setdefault(name, source)
+                if other is not source:
+                    raise ValueError(f"{folder}: {other.path.name} and {source.path.name} both have {name}: keep one")
 
     def names(self) -> Iterator[str]:
         """Of all tensors but constants."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ppsd.formats.atomic import PathLike, naming
@@ -25,6 +26,14 @@ def open_lora(path: PathLike) -> SafetensorsFile:
     if path.is_file() and path.stat().st_size < 8:
         raise ValueError(f"{path} is empty: {path.stat().st_size} bytes")
     return SafetensorsFile(path)
+
+
+def refuse_input(output: Path, inputs: Iterable[PathLike]) -> None:
+    """Raise ValueError where `output` is one of the files that it is made from: what it held could not come back."""
+    for path in inputs:
+        file = open_lora(path).path
+        if output.exists() and output.samefile(file):
+            raise ValueError(f"{output} is {file}, which is read; name another file to write")
 
 
 def _starts_as_pickle(path: Path) -> bool:

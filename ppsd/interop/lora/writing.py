@@ -9,7 +9,7 @@ import numpy as np
 
 from ppsd.adapters.base import ALPHA
 from ppsd.adapters.places import Place, kohya_name
-from ppsd.formats.atomic import PathLike
+from ppsd.formats.atomic import PathLike, atomic_write
 from ppsd.formats.safetensors_file import DTYPES, Digest, Spec, write_safetensors
 from ppsd.interop.lora.diffusers_form import Entries, diffusers_entries
 from ppsd.interop.lora.hashes import LEGACY, MODEL, SPEC, kohya_hashes
@@ -36,7 +36,7 @@ def write_lora(
 
     keep_alpha, one_rank: see `diffusers_entries`. sdxl: the original model's block names in kohya's form; by default
     where `lora` is of SDXL. hashes: kohya's, in the metadata; where these held some, they are made anew anyway.
-    Raises ValueError, naming the file, for what the form or the precision cannot hold.
+    The file appears whole or not at all. Raises ValueError, naming it, for what the form or the precision cannot hold.
     """
     if form not in FORMS:
         raise ValueError(f"no form {form!r} of LoRA files; there are {', '.join(FORMS)}")
@@ -59,7 +59,8 @@ def write_lora(
     if form == "kohya" and (hashes or set(HASHES) & set(lora.metadata)):
         made = kohya_hashes(specs, values, metadata)
         metadata.update(made if hashes else {name: made[name] for name in HASHES if name in lora.metadata})
-    return write_safetensors(path, specs, values.__getitem__, metadata)
+    with atomic_write(path) as file:
+        return write_safetensors(file.name, specs, values.__getitem__, metadata)
 
 
 def kohya_entries(layers: Layers, sdxl: bool, layers_per_block: int = 2) -> Entries:
