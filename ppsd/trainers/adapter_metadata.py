@@ -85,7 +85,7 @@ def _network(run: Run) -> dict[str, Any]:
     }
     return {
         "ss_network_module": "lycoris.kohya" if lycoris else "networks.lora",
-        "ss_network_dim": model.network_dim,
+        "ss_network_dim": wanted.dim,
         "ss_network_alpha": wanted.alpha,
         "ss_network_dropout": model.network_dropout or None,
         "ss_network_args": json.dumps({name: str(value) for name, value in more.items() if value is not None}),

@@ -62,7 +62,7 @@ def main() -> None:
         batch_size=args.batch_size,
         optimizer_type=str(run.args.optimizer_type),
         method="lora" if run.model.network_module else "full",
-        network_dim=run.model.network_dim,
+        network_dim=run.model.adapter_targets.dim,
         use_ema=run.args.use_ema,
         recompute=run.args.recompute,
         train_text_encoder=run.model.train_text_encoder,

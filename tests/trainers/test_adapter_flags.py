@@ -52,10 +52,10 @@ def large(run: Run, paths: Iterable[str]) -> set[str]:
         ({"network_module": "locon"}, "."),
         ({"network_module": "locon", "conv_dim": 0}, r"^(?!.*(conv[12_]|conv$)).|conv_shortcut"),
         ({"conv_dim": 2}, r"_blocks?\."),
-        ({"network_preset": "unet-convblock-only", "conv_dim": 2}, r"resnets|samplers"),
+        ({"network_preset": "unet-convblock-only"}, r"resnets|samplers"),
         ({"network_preset": "unet-transformer-only"}, r"\.attentions\."),
         ({"network_targets": [r"attn2\.to_[kv]$", "^conv_in$"], "conv_dim": 1}, r"attn2\.to_[kv]$|^conv_in$"),
-        ({"network_targets": ["."]}, r"^(?!.*(conv[12_]|conv$)).|conv_shortcut"),
+        ({"network_targets": ["."]}, "."),
     ],
 )
 def test_which_layers_have_one(tiny_run: Run, tmp_path: Path, flags: dict[str, Any], pattern: str) -> None:
@@ -271,7 +271,10 @@ def assert_draws_as_without_dropout(trainer: StableDiffusionTrainer) -> None:
         ({"conv_dim": -1}, "--conv_dim is -1; it must be at least 0"),
         ({"rank_dropout": 1}, r"--rank_dropout is 1\.0; it must be at least 0 and below 1"),
         ({"network_targets": ["to_q", "to_z"]}, "--network_targets to_z: no layer of the trained parts has that"),
-        ({"network_targets": ["conv_in"]}, "--network_targets conv_in: .*larger than 1 x 1 need --conv_dim"),
+        (
+            {"network_targets": ["conv_in"], "conv_dim": 0},
+            "--network_targets conv_in: .*larger than 1 x 1 need --conv_dim",
+        ),
         ({"network_targets": ["(to_q"]}, r"--network_targets \(to_q: no regular expression: missing \)"),
         ({"network_targets": ["to_q"], "network_preset": "full"}, "--network_preset and --network_targets exclude"),
         ({"factor": 4}, "--factor and --decompose_both are of lokr, not of lora"),
@@ -337,7 +340,7 @@ def test_a_wrong_word_of_kohyas_is_named(
 
 @pytest.mark.parametrize("flag", ["network_dim", "use_dora", "conv_dim", "network_args", "loraplus_lr_ratio"])
 def test_flags_of_adapters_need_one(tiny_run: Run, tmp_path: Path, flag: str) -> None:
-    value = {"network_dim": 8, "use_dora": True, "network_args": ["conv_dim=4"]}.get(flag, 3)
+    value = {"network_dim": 4, "use_dora": True, "network_args": ["conv_dim=4"]}.get(flag, 3)
     named = "conv_dim" if flag == "network_args" else flag
     with pytest.raises(ValueError, match=f"--{named} is of adapters: say which with --network_module"):
         tiny_run.train(tmp_path, **{flag: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, fields
 from typing import Any, Optional
@@ -10,6 +11,12 @@ from ppsd.adapters.algorithms import ALGORITHMS
 from ppsd.adapters.base import Dropout, Options
 from ppsd.adapters.targets import PRESETS, Wanted
 from ppsd.trainers.arguments.flag import flag
+
+logger = logging.getLogger(__name__)
+
+RANK = 4
+PLAIN = ("attn-only", "attn-mlp", "unet-transformer-only")
+"""Presets without convolutions larger than 1 x 1."""
 
 _MODULES = {"networks.lora": "lora", "lycoris.kohya": "locon"}
 """kohya's names; the second says its algorithm with --network_args algo=..."""
@@ -30,14 +37,14 @@ class AdapterArguments:
         f"{', '.join(ALGORITHMS)}: train such adapters and nothing else of the models; the result is a LoRA file."
         " kohya's names networks.lora and lycoris.kohya (with --network_args algo=...) are understood, too.",
     )
-    network_dim: int = flag(4, "Rank of the adapters.")
+    network_dim: Optional[int] = flag(None, "Rank of the adapters. Default: 4.")
     network_alpha: Optional[float] = flag(
         None, "What an adapter adds is scaled by alpha / rank. Default: the rank, so 1 (kohya's scripts: alpha 1)."
     )
     conv_dim: Optional[int] = flag(
         None,
-        "Rank for convolutions larger than 1 x 1; 0: none of these. Default: --network_dim, and for lora 0, with which"
-        " it leaves them out.",
+        "Rank for convolutions larger than 1 x 1; 0: none of these. Default: --network_dim, and 0 for lora where"
+        " neither --network_preset nor --network_targets says which layers.",
     )
     conv_alpha: Optional[float] = flag(None, "Alpha of these. Default: scaled as the others are.")
     network_dropout: float = flag(0.0, "Share of the values between down and up (LoRA) that is dropped in training.")
@@ -75,6 +82,8 @@ class AdapterArguments:
     network_args: Optional[list[str]] = flag(None, f"kohya's way to say these: key=value ... of {', '.join(_ARGS)}.")
 
     def __post_init__(self) -> None:
+        if self.network_module in _MODULES and self.network_alpha is None:
+            logger.info("--network_alpha is the rank here where it is not given; in kohya's scripts it is 1")
         self.network_module = _MODULES.get(str(self.network_module), self.network_module)
         types = {field.name: str(field.type) for field in fields(AdapterArguments)}
         words = [word for text in self.network_args or [] for word in re.split(r"\s+(?=\w+=)", text.strip())]
@@ -99,7 +108,7 @@ class AdapterArguments:
 
     @property
     def adapter_options(self) -> Options:
-        return Options(self.network_dim, self.use_tucker, self.use_dora, self.factor, self.decompose_both)
+        return Options(self.adapter_targets.dim, self.use_tucker, self.use_dora, self.factor, self.decompose_both)
 
     @property
     def adapter_dropout(self) -> Dropout:
@@ -108,15 +117,16 @@ class AdapterArguments:
     @property
     def adapter_targets(self) -> Wanted:
         """Which layers, with which ranks and alphas."""
-        lora = self.network_module == "lora"
-        alpha = self.network_alpha or float(self.network_dim)
-        conv_dim = self.conv_dim if self.conv_dim is not None else (0 if lora else self.network_dim)
-        scaled = conv_dim * alpha / self.network_dim
+        lora, dim = self.network_module == "lora", RANK if self.network_dim is None else self.network_dim
+        alpha = self.network_alpha or float(dim)
+        plain = lora and self.network_preset in (None, *PLAIN) and not self.network_targets
+        conv_dim = self.conv_dim if self.conv_dim is not None else (0 if plain else dim)
+        scaled = conv_dim * alpha / dim
         conv_alpha = scaled if self.conv_alpha is None else self.conv_alpha or float(conv_dim)
         usual = ("locon" if conv_dim else "attn-mlp") if lora else "full"
         patterns = self.network_targets or ()
         preset, any_rank = self.network_preset or usual, self.network_module == "lokr"
-        return Wanted(self.network_dim, alpha, conv_dim, conv_alpha, preset, patterns, any_rank)
+        return Wanted(dim, alpha, conv_dim, conv_alpha, preset, patterns, any_rank)
 
     def check_adapter(self) -> None:
         """Raise ValueError, naming the flag, for values that cannot work."""
