@@ -5,7 +5,8 @@
     python tools/merge_lora.py --lora style.safetensors:0.8 toy.safetensors --output both.safetensors [--rank 16]
 
 Pipelines are folders of ppdiffusers or of diffusers (torch). Changes are summed in float64 and rounded once, to the
-type in which the weights are stored; one tensor is in memory at a time, beside the LoRAs. All else is copied.
+type in which the weights are stored; one tensor is in memory at a time, beside the LoRAs. All else is copied, but for
+checkpoints and logs of a run, and copies of the old weights in other forms (.bin), which are named.
 
 --unmerge restores every bit. The sum rounds W + d, so taking d away again rounds to W except where bits were lost; the
 merge keeps those places and their values, and a checksum of each tensor, in lora_merge.safetensors in the new folder.
