@@ -92,7 +92,7 @@ def models_of(pipe: object) -> dict[str, nn.Layer]:
 
 
 def parse_weighted(text: str) -> Weighted:
-    """PATH or PATH:WEIGHT. Raises ValueError for a weight that is no finite number."""
+    """PATH or PATH:WEIGHT. Raises ValueError for a weight beyond LARGEST, NaN among them."""
     path, colon, weight = text.rpartition(":")
     try:
         number = float(weight)
