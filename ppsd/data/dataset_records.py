@@ -57,6 +57,7 @@ class DatasetRecords:
         self._wanted = [column for column in (*images, *paths) if column in more_images and column != self._image]
         self._images = list(dict.fromkeys([*images, *paths]))
         self._pictures = dataset.select_columns([self._image])
+        self._texts = dataset.select_columns([] if self._caption is None else [self._caption])
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -89,7 +90,7 @@ class DatasetRecords:
     def caption(self, index: int) -> Optional[str]:
         if self._caption is None:
             return self._default
-        found = self._dataset.select_columns([self._caption])[index][self._caption]
+        found = self._texts[index][self._caption]
         first = found[0] if isinstance(found, list) and found else found
         return first if isinstance(first, str) else None
 
