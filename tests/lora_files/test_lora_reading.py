@@ -124,3 +124,13 @@ def test_float64_and_what_lycoris_names(tmp_path: Path) -> None:
     lora = read(tmp_path, {f"{name}.{leaf}": value.astype(np.float64) for leaf, value in factors.items()})
     np.testing.assert_array_equal(lora.layers[Place("unet", PATH)]["hada_w1_a"], factors["hada_w1_a"])
     assert lora.dtypes[Place("unet", PATH), "hada_w1_a"] == "F32"
+
+
+@pytest.mark.parametrize("name", ["adapter/weights.safetensors", "toy.safetensors"])
+def test_a_folder_as_a_run_saves_it(tmp_path: Path, name: str) -> None:
+    """A checkpoint, and an export without a file for diffusers."""
+    folder = tmp_path / "toy"
+    (folder / name).parent.mkdir(parents=True)
+    read(tmp_path, {f"unet.{PATH}.lora.down.weight": DOWN, f"unet.{PATH}.lora.up.weight": UP})
+    (tmp_path / "a.safetensors").rename(folder / name)
+    assert list(read_lora(folder).layers) == [Place("unet", PATH)]

@@ -9,23 +9,33 @@ from ppsd.formats.atomic import PathLike, naming
 from ppsd.formats.safetensors_file import SafetensorsFile
 
 IN_FOLDERS = ("pytorch_lora_weights.safetensors", "paddle_lora_weights.safetensors")
+CHECKPOINT = "adapter/weights.safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pdparams")
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def open_lora(path: PathLike) -> SafetensorsFile:
-    """A file, or what diffusers or ppdiffusers saved in a folder. Raises ValueError for pickles and for cut files."""
+    """A file, or a folder that diffusers, ppdiffusers or a run of ppsd has saved one in, or a checkpoint of the last.
+
+    Raises ValueError for pickles and for cut files.
+    """
     path = Path(path)
-    if path.is_dir():
-        found = [path / name for name in IN_FOLDERS if (path / name).is_file()]
-        if len(found) != 1:
-            raise ValueError(f"{path} holds {len(found) or 'none'} of {', '.join(IN_FOLDERS)}; name the file")
-        path = found[0]
+    path = _in_folder(path) if path.is_dir() else path
     if path.suffix in PICKLES or (path.is_file() and _starts_as_pickle(path)):
         raise ValueError(_refusal(path))
     if path.is_file() and path.stat().st_size < 8:
         raise ValueError(f"{path} is empty: {path.stat().st_size} bytes")
     return SafetensorsFile(path)
+
+
+def _in_folder(folder: Path) -> Path:
+    found = [folder / name for name in IN_FOLDERS if (folder / name).is_file()]
+    ours = (folder / CHECKPOINT, folder / f"{folder.resolve().name}.safetensors")
+    found = found or [file for file in ours if file.is_file()]
+    if len(found) != 1:
+        names = ", ".join([*IN_FOLDERS, CHECKPOINT, ours[1].name])
+        raise ValueError(f"{folder} holds {len(found) or 'none'} of {names}; name the file")
+    return found[0]
 
 
 def refuse_input(output: Path, inputs: Iterable[PathLike]) -> None:
