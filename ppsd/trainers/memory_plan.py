@@ -114,13 +114,15 @@ def plan(model: Footprint, settings: Settings) -> dict[str, int]:
     trains_text = settings.train_text_encoder and not settings.freezes_unet
     frozen = numbers(shapes_of(model.vae)) + (0 if trains_text else text)
     half_unet = settings.half_frozen and settings.method == "lora"  # as ppsd.models.memory.halve_frozen has it
+    half_text = settings.half_frozen and not trains_text and settings.method != "textual_inversion"
+    copied = (0 if half_unet else unet) + (0 if half_text else text)
     beside_models = settings.freezes_unet
     whole = 2 if settings.precision == "O2" else 4
     parts = {
         "weights that are trained": (4 if beside_models else whole) * trained,
         "frozen weights": frozen * (2 if settings.half_frozen or whole == 2 else 4)
         + ((2 if half_unet else whole) * unet if beside_models else 0),
-        "their copies in half precision": 2 * ((0 if half_unet else unet) + text) if settings.precision == "O1" else 0,
+        "their copies in half precision": 2 * copied if settings.precision == "O1" else 0,
         "master weights": 4 * trained if whole == 2 and not beside_models else 0,
         "gradients": (4 if beside_models else whole) * trained,
         "optimizer": state_bytes(settings.optimizer_type, shapes),

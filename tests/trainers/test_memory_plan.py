@@ -80,6 +80,9 @@ def test_a_lora_takes_what_its_rank_says(sd15: Footprint) -> None:
     assert parts["frozen weights"] == 4 * (859_520_964 + 83_653_863 + 123_060_480)
     halved = plan(sd15, Settings(method="lora", precision="O1", half_frozen=True))
     assert 2 * halved["frozen weights"] == parts["frozen weights"]
+    assert halved["their copies in half precision"] == 0
+    rest = plan(sd15, Settings(precision="O1", half_frozen=True))
+    assert rest["their copies in half precision"] == 2 * 859_520_964
     with_text = trained_shapes(sd15, Settings(method="lora", train_text_encoder=True))
     assert len(with_text) - len(shapes) == 2 * 72
 
