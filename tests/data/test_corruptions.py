@@ -20,6 +20,7 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,12 @@ some_line = strategies.integers(0, PER_PART - 1)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("damaged")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working directory is empty: a path that damage has left as "." is read there, and may hold pictures."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("empty"))
+    yield tmp_path_factory.mktemp("damaged")
+    os.chdir(before)
 
 
 def check_lines(epoch: Epoch, text: bytes) -> None:
