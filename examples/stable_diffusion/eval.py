@@ -101,7 +101,7 @@ def main() -> None:
 
 def noted_beside(sets: "list[list[tuple[str, float]]]", asked: TextSettings) -> TextSettings:
     """What is asked for, else what the folders of the LoRA files say of how captions were read."""
-    notes = [read_text_settings(Path(path).parent) for loras in sets for path, _ in loras]
+    notes = [read_text_settings(run_of(Path(path))) for loras in sets for path, _ in loras]
     distinct = {note for note in notes if note is not None}
     if len(distinct) > 1 and None in (asked.clip_skip, asked.max_token_length):
         raise ValueError(
@@ -109,6 +109,12 @@ def noted_beside(sets: "list[list[tuple[str, float]]]", asked: TextSettings) -> 
             " --clip_skip and --max_token_length"
         )
     return asked.or_else(next(iter(distinct), TextSettings()))
+
+
+def run_of(lora: Path) -> Path:
+    """The folder of a run or checkpoint that a LoRA file is in, or that is given itself."""
+    folder = lora if lora.is_dir() else lora.parent
+    return folder.parent if folder.name == "adapter" else folder
 
 
 def lora_set(words: "list[str]") -> "list[tuple[str, float]]":
