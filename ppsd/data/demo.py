@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -104,17 +105,38 @@ SHAPES: dict[str, Callable[[float, float, float], list[tuple[float, float]]]] = 
 """Name -> corners of the shape around (x, y) with half-size r."""
 
 
-def make_example(index: int, seed: int = 0, size: int = 64) -> DemoExample:
-    """Example `index` of the set `seed`, `size` x `size` pixels. A longer set begins with the shorter one."""
+class Scene(NamedTuple):
+    """What is on a picture and where: x, y, radius in sides of the picture; phrasing: which of `CAPTIONS` says so."""
+
+    shape: str
+    color: str
+    background: str
+    x: float
+    y: float
+    radius: float
+    phrasing: int
+
+    @property
+    def caption(self) -> str:
+        return make_caption(self.shape, self.color, self.background, self.phrasing)
+
+
+def make_scene(index: int, seed: int = 0) -> Scene:
+    """Of example `index` of the set `seed`."""
     random = np.random.default_rng([seed, index])
     color, background = PAIRS[random.integers(len(PAIRS))]
     shape = tuple(SHAPES)[random.integers(len(SHAPES))]
     radius = random.uniform(*RADIUS)
     x, y = random.uniform(radius + MARGIN, 1 - radius - MARGIN, 2)
-    caption = make_caption(shape, color, background, int(random.integers(len(CAPTIONS))))
-    mask, outline = draw_shape(shape, x, y, radius, size)
-    image = Image.composite(_plain(color, size), _plain(background, size), mask)
-    return DemoExample(image, outline.convert("RGB"), caption, shape, color, background)
+    return Scene(shape, color, background, x, y, radius, int(random.integers(len(CAPTIONS))))
+
+
+def make_example(index: int, seed: int = 0, size: int = 64) -> DemoExample:
+    """Example `index` of the set `seed`, `size` x `size` pixels. A longer set begins with the shorter one."""
+    scene = make_scene(index, seed)
+    mask, outline = draw_shape(scene.shape, scene.x, scene.y, scene.radius, size)
+    image = Image.composite(_plain(scene.color, size), _plain(scene.background, size), mask)
+    return DemoExample(image, outline.convert("RGB"), scene.caption, scene.shape, scene.color, scene.background)
 
 
 def make_caption(shape: str, color: str, background: str, phrasing: int = 0) -> str:

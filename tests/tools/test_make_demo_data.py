@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from ppsd.data.demo import CAPTIONS, COLORS, HELD_OUT, NAMES, PAIRS, SHAPES, make_caption, make_example, nearest_color
+from ppsd.data.demo_conditions import EDGE, GROUND, make_conditions
 from ppsd.data.demo_kinds import STRIPES
+from ppsd.formats.image_folder import read_image_folder
+from ppsd.formats.items import FolderItem
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_demo_data.py"
 
@@ -123,3 +126,35 @@ def test_the_other_kinds_are_image_folders(tmp_path: Path) -> None:
     assert changed[~filled].max() < 0.05 < changed[filled].max()
     assert make(tmp_path / "b", "--num_images", "2", "--kind", "ring").returncode == 0
     assert sorted(hashes(tmp_path / "b")) == ["000000.jpg", "000001.jpg"]
+
+
+def test_conditions_are_an_image_folder_that_names_outlines_and_depths(tmp_path: Path) -> None:
+    assert make(tmp_path / "a", "--num_images", "3", "--kind", "conditions").returncode == 0
+    items = [item for _, item in read_image_folder(tmp_path / "a")]
+    assert len(items) == 3
+    for i, item in enumerate(items):
+        assert isinstance(item, FolderItem)
+        made = make_conditions(i)
+        assert item.caption == make_example(i).caption
+        outline, depth = (np.asarray(Image.open(item.meta[name])) for name in ("conditioning_image", "depth"))
+        assert (outline == np.asarray(make_example(i).outline)).all()
+        assert depth.dtype.itemsize >= 2
+        assert (depth == np.asarray(made.depth)).all()
+    make(tmp_path / "b", "--num_images", "3", "--kind", "conditions")
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+
+
+def test_conditions_say_where_the_shape_is_and_nothing_of_its_colour() -> None:
+    for i in range(50):
+        made = make_conditions(i)
+        shape = np.asarray(made.mask) > 127
+        assert (
+            shape == (nearest_color(np.asarray(made.example.image)) == NAMES.index(made.example.color))
+        ).mean() > 0.97
+        depth = np.asarray(made.depth) / 65535
+        near = depth > (GROUND[1] + EDGE) / 2
+        assert (near & shape).sum() > 0.85 * (near | shape).sum()  # a row of pixels that are partly covered, at most
+        assert depth[near].max() > 0.9
+        assert len(np.unique(depth[near])) > 20  # graded
+        outline = np.asarray(made.example.outline)
+        assert (outline.max(axis=-1) == outline.min(axis=-1)).all()
