@@ -7,7 +7,8 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from ppsd.data.annotators import ANNOTATORS
+from ppsd.data.annotators import annotator_of
+from ppsd.data.annotators.grey import luminance
 from ppsd.data.condition_pictures import Settings, condition_crop
 from ppsd.data.conditions import NOUNS, columns_of, flag_of, is_named
 from ppsd.data.config import StreamConfig
@@ -15,17 +16,18 @@ from ppsd.data.masks import kinds_of, random_mask
 from ppsd.data.transforms import Crop
 from ppsd.types import BadRecord
 
-_GREY = np.array([299, 587, 114], np.float32) / 1000  # ITU-R 601-2, as Pillow's "L"
-
 
 class ConditionMaker:
-    """What `config` wants beside the picture, by name; false where it wants nothing."""
+    """What `config` wants beside the picture, by name; false where it wants nothing.
+
+    Raises ValueError naming the flag where an annotator's network cannot be loaded.
+    """
 
     def __init__(self, config: StreamConfig) -> None:
         self._config, self._columns = config, columns_of(config)
         self._settings = Settings(config.interpolation, config.max_image_pixels, config.scaled_jpeg)
         self._kinds = kinds_of(config.mask_kinds)
-        self._annotate = None if config.annotator is None else ANNOTATORS[config.annotator]
+        self._annotate = None if config.annotator is None else annotator_of(config.annotator, config.annotator_model)
 
     def __bool__(self) -> bool:
         return bool(self._columns)
@@ -67,8 +69,7 @@ def _as_condition(name: str, picture: np.ndarray) -> np.ndarray:
     if name == "depth":
         if picture.dtype != np.uint8:
             return picture
-        grey = np.tensordot(_GREY, picture.astype(np.float32), 1) / np.float32(255)
-        return np.asarray(grey, np.float32)[None]
+        return luminance(picture)[None] / np.float32(255)
     if picture.dtype == np.uint8:
         return picture
     return np.repeat(np.rint(picture * 255).astype(np.uint8), 3, axis=0)

@@ -9,9 +9,10 @@ Each is cropped, resized and mirrored as the picture is; changes of colour are f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from ppsd.data.annotators import ANNOTATORS
+from ppsd.data.annotators import check_annotator, check_on_the_fly
 from ppsd.data.masks import kinds_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def is_named(config: StreamConfig, name: str) -> bool:
     return getattr(config, flag_of(name)) is not None
 
 
+def without_conditions(config: StreamConfig) -> StreamConfig:
+    """The same pictures alone."""
+    nothing: dict[str, Any] = {flag_of(name): None for name in COLUMNS}
+    return replace(config, conditions=(), annotator=None, **nothing)
+
+
 def check_conditions(config: StreamConfig) -> None:
     """Raise ValueError, naming the flag, for settings that cannot work."""
     for name in config.conditions:
@@ -54,14 +61,17 @@ def check_conditions(config: StreamConfig) -> None:
             raise ValueError(f"--{flag_of(name)} acts only where a {NOUNS[name]} is needed; leave it out")
     if config.annotator is not None:
         _check_annotator(config)
+    elif config.annotator_model is not None:
+        raise ValueError(f"--annotator_model {config.annotator_model}: give --annotator, too, to say what it makes")
     kinds_of(config.mask_kinds)
     if not 0 < config.mask_coverage <= 1:
         raise ValueError(f"--mask_coverage {config.mask_coverage} is not above 0 and at most 1")
 
 
 def _check_annotator(config: StreamConfig) -> None:
-    if config.annotator not in ANNOTATORS:
-        raise ValueError(f"--annotator {config.annotator} is not one of {', '.join(ANNOTATORS)}")
+    assert config.annotator is not None
+    check_annotator(config.annotator, config.annotator_model)
+    check_on_the_fly(config.annotator)
     made = [name for name in ("conditioning", "depth") if name in config.conditions]
     if not made:
         raise ValueError("--annotator acts only where a conditioning image or a depth map is needed; leave it out")

@@ -47,9 +47,10 @@ class StreamConfig:
     latents: the fingerprint of cached latents, where that is what the parts are: any other part is an error.
     conditions: what a sample has beside its picture, of ppsd.data.conditions.COLUMNS. It comes from the columns that
     conditioning_image_column, mask_column and depth_column name (None: the usual ones); where a record has none under
-    the usual name, `annotator` makes conditioning and depth of the crop, and masks are drawn: of mask_kinds (separated
-    by commas), mask_coverage of the picture on average (see ppsd.data.masks). Neither the order nor a crop depends on
-    them, unless shuffle_buffer_mb limits what is shuffled: their bytes count.
+    the usual name, `annotator` (see ppsd.data.annotators; annotator_model: its network, where it is one) makes
+    conditioning and depth of the crop, and masks are drawn: of mask_kinds (separated by commas), mask_coverage of the
+    picture on average (see ppsd.data.masks). Neither the order nor a crop depends on them, unless shuffle_buffer_mb
+    limits what is shuffled: their bytes count.
     """
 
     file_list: str = ""
@@ -97,6 +98,7 @@ class StreamConfig:
     mask_column: Optional[str] = None
     depth_column: Optional[str] = None
     annotator: Optional[str] = None
+    annotator_model: Optional[str] = None
     mask_kinds: Optional[str] = None
     mask_coverage: float = COVERAGE
 

@@ -38,6 +38,7 @@ class Draw(IntEnum):
     SUBSET = 21
     HELD_OUT = 22
     MASK = 23
+    ANNOTATION = 24
 
 
 def derive_seed(*numbers: int) -> int:

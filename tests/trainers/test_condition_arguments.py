@@ -16,6 +16,7 @@ def test_every_flag_is_a_setting_of_the_stream() -> None:
         "mask_column",
         "depth_column",
         "annotator",
+        "annotator_model",
         "mask_kinds",
         "mask_coverage",
     }

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppsd.data.resample import cv2
-
-THRESHOLDS = (100, 200)
+from ppsd.data.annotators.opencv import in_all_channels, opencv, rows
 
 
-def canny(pixels: np.ndarray, seed: int) -> np.ndarray:
+def canny(pixels: np.ndarray, seed: int, low: float = 100, high: float = 200) -> np.ndarray:
     """RGB uint8 [3,H,W] -> white edges on black, uint8 [3,H,W]. Raises ValueError without OpenCV."""
-    if cv2 is None:
-        raise ValueError("--annotator canny needs OpenCV: pip install opencv-python-headless")
-    edges = cv2.Canny(np.ascontiguousarray(pixels.transpose(1, 2, 0)), *THRESHOLDS)
-    return np.broadcast_to(edges, pixels.shape).copy()
+    return in_all_channels(opencv("canny").Canny(rows(pixels), low, high))

@@ -65,7 +65,12 @@ class PartJob:
 
 
 def make_setup(config: StreamConfig, tokenizer: Any, seed: int, details: bool) -> Setup:
-    """`tokenizer`: the one of the training, or None."""
+    """`tokenizer`: the one of the training, or None.
+
+    What an annotator makes tells nothing of the data, so that a network, which worker processes cannot run, does not.
+    """
+    if config.annotator_model is not None:
+        config = replace(config, annotator="grey", annotator_model=None)
     blob = io.BytesIO()
     if tokenizer is not None:
         _Pickler(blob).dump(tokenizer)
