@@ -1,4 +1,4 @@
-"""The colours of ADE20K's 150 kinds of things, which ControlNets for segmentation know: mmsegmentation's, in its order."""
+"""The colours of ADE20K's 150 kinds of things, which ControlNets for segmentation know, in mmsegmentation's order."""
 
 from __future__ import annotations
 

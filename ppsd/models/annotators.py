@@ -67,10 +67,10 @@ def _dpt(cls: str, path: str) -> Dpt:
     return Dpt(getattr(transformers, cls), path, FLAG)
 
 
-def _inverse_depth(network: Any, size: tuple[int, int], pixels: np.ndarray) -> np.ndarray:
+def _inverse_depth(network: Any, pixels: np.ndarray) -> np.ndarray:
     """float32 [H,W] in the network's own units: larger is nearer."""
     found = network(pixels, "predicted_depth").astype("float32")
-    resized = functional.interpolate(found.unsqueeze(1), size, mode="bicubic", align_corners=False)
+    resized = functional.interpolate(found.unsqueeze(1), pixels.shape[1:], mode="bicubic", align_corners=False)
     return resized[0, 0].numpy()
 
 
@@ -81,7 +81,7 @@ def _shares(depth: np.ndarray) -> np.ndarray:
 
 
 def _depth(network: Any, pixels: np.ndarray, seed: int) -> np.ndarray:
-    depth = _inverse_depth(network, pixels.shape[1:], pixels)
+    depth = _inverse_depth(network, pixels)
     return _shares(depth)[None].astype(np.float32)
 
 
@@ -90,7 +90,7 @@ def _normal(network: Any, pixels: np.ndarray, seed: int) -> np.ndarray:
 
     Of the slopes by Sobel's operator, with 2 pi for the third, all in the units of MiDaS.
     """
-    depth = _inverse_depth(network, pixels.shape[1:], pixels)
+    depth = _inverse_depth(network, pixels)
     far = _shares(depth) < BACKGROUND
     slopes = [np.where(far, 0, slope) for slope in _sobel(depth)]
     normal = np.stack([*slopes, np.full_like(depth, math.tau)])

@@ -1,4 +1,4 @@
-"""Annotators without weights, each against what it says it does; what --annotator may name; networks that are handed in."""
+"""Annotators without weights, against what they say they do; what --annotator may name; networks handed in."""
 
 from __future__ import annotations
 
@@ -263,4 +263,4 @@ def test_a_look_at_the_data_runs_no_network(handed: list[tuple[str, str]]) -> No
 def test_the_names_are_told_apart() -> None:
     assert not set(ANNOTATORS) & set(MODELS)
     assert not set(DRAWINGS) & {*ANNOTATORS, *MODELS}
-    assert annotators.NAMES == (*ANNOTATORS, *MODELS, *DRAWINGS)
+    assert (*ANNOTATORS, *MODELS, *DRAWINGS) == annotators.NAMES

@@ -115,9 +115,9 @@ def test_networks_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match=r"--annotator_model: .*depth lacks 1 weights, e\.g\. neck\.convs\.1\.weight"):
         load_annotator("depth", str(tmp_path / "depth"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="--annotator_model: .*empty is empty; a DPTForSemanticSegmentation folder"):
+    with pytest.raises(ValueError, match=r"--annotator_model: .*empty is empty; a DPTForSemanticSegmentation folder"):
         load_annotator("seg", str(tmp_path / "empty"))
-    with pytest.raises(ValueError, match="--annotator_model: .*has 0 .safetensors files; name the file"):
+    with pytest.raises(ValueError, match=r"--annotator_model: .*has 0 .safetensors files; name the file"):
         load_annotator("hed", str(tmp_path / "empty"))
     (tmp_path / "ControlNetHED.pth").write_bytes(b"pickle")
     with pytest.raises(ValueError, match=r"--annotator_model: .*pickle can run anything.*save_file"):

@@ -33,8 +33,8 @@ class ConditionArguments:
     )
     annotator_model: Optional[str] = flag(
         None,
-        "Network of the annotator: a folder, a .safetensors file (hed), or a name on the hub. It runs where the run does"
-        " (--dataloader_num_workers 0); tools/annotate.py runs it once for all epochs.",
+        "Network of the annotator: a folder, a .safetensors file (hed), or a name on the hub. It needs"
+        " --dataloader_num_workers 0; tools/annotate.py runs it once for all epochs.",
     )
     mask_kinds: Optional[str] = flag(
         ",".join(KINDS), "Masks that are drawn, separated by commas: rectangles, strokes, ellipses, full."
