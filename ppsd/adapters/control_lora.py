@@ -17,6 +17,7 @@ from ppsd.adapters.base import ALPHA, Adapter, Dropout, Options
 from ppsd.adapters.network import new_adapters
 from ppsd.adapters.places import Place
 from ppsd.adapters.targets import Wanted, find_targets
+from ppsd.models.bundle import Bundle
 
 OWN = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
 """What a ControlNet has beside its copy of the UNet's layers: the picture's embedding and the zero convolutions."""
@@ -79,6 +80,12 @@ class ControlLora(nn.Layer):
         finally:
             for stand_in in stand_ins:
                 stand_in.unfuse()
+
+
+def whole_controlnet(bundle: Bundle) -> nn.Layer:
+    """What draws: the ControlNet or T2I-Adapter, of adapters that beside whose layers they are."""
+    assert bundle.controlnet is not None
+    return bundle.controlnet.controlnet if isinstance(bundle.controlnet, ControlLora) else bundle.controlnet
 
 
 def new_control_lora(

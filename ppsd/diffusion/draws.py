@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 # The second word of the Philox key. A stream's number is part of every trained run: never change one, add at the end.
-_STREAMS = {"noise": 1, "timestep": 2, "offset": 3, "perturbation": 4, "vae": 5}
+_STREAMS = {"noise": 1, "timestep": 2, "offset": 3, "perturbation": 4, "vae": 5, "masked": 6}
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,15 @@ class Draws:
     """noise, vae_noise float32 [B,C,h,w]; timesteps int64 [B].
 
     `noise` has the noise offset in it and is what the objective's target is made of; `noise_for_input` (None without
-    input perturbation) is what x_t is made of instead; `vae_noise` samples the VAE's posterior: mean + std * vae_noise.
+    input perturbation) is what x_t is made of instead; `vae_noise` samples the VAE's posterior: mean + std * vae_noise;
+    `masked_noise` (None unless asked for) does so for a second picture of each sample.
     """
 
     noise: paddle.Tensor
     timesteps: paddle.Tensor
     noise_for_input: Optional[paddle.Tensor]
     vae_noise: paddle.Tensor
+    masked_noise: Optional[paddle.Tensor] = None
 
 
 def draw(
@@ -34,11 +36,13 @@ def draw(
     num_train_timesteps: int,
     noise_offset: float = 0.0,
     input_perturbation: float = 0.0,
+    masked: bool = False,
 ) -> Draws:
     """Draws for seeds int64 [B] (array or tensor) and latents of `latent_shape` (C,h,w).
 
     noise_offset s: noise += s * n, one n ~ N(0,1) a sample and channel (crosslabs.org, diffusion with offset noise).
     input_perturbation g: noise_for_input = noise + g * N(0,1) (arXiv 2301.11706, algorithm 1).
+    masked: a masked picture goes through the VAE, too.
     Seeds on a GPU are copied to the host, which waits for it: hand them over as they come from the loader.
     """
     shape = tuple(latent_shape)
@@ -57,6 +61,7 @@ def draw(
         timesteps=paddle.to_tensor(np.array(timesteps, dtype=np.int64)),
         noise_for_input=noise_for_input,
         vae_noise=paddle.to_tensor(_normal(keys, "vae", shape)),
+        masked_noise=paddle.to_tensor(_normal(keys, "masked", shape)) if masked else None,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Optional
 
 import paddle
 from paddle import nn
@@ -51,10 +53,34 @@ def new_t2i_adapter(unet: UNet2DConditionModel, vae_scale_factor: int, channels:
     )
 
 
-def load_controlnet(path: str, unet: UNet2DConditionModel, flag: str = FLAG) -> ControlNetModel:
-    """A ControlNet's folder (Paddle or torch layout) or hub name. Raises ValueError naming the flag where it cannot be
-    loaded whole, or was made for another UNet."""
-    controlnet = load_component(ControlNetModel, path, None, flag)
+def embedding_channels(vae_scale_factor: int) -> tuple[int, ...]:
+    """EMBEDDING_CHANNELS, fewer or more of them where latents are not 8 times smaller than pictures."""
+    count = int(math.log2(vae_scale_factor)) + 1
+    return (*EMBEDDING_CHANNELS[:count], *[EMBEDDING_CHANNELS[-1]] * (count - len(EMBEDDING_CHANNELS)))
+
+
+def load_t2i_adapter(path: str, bundle: Bundle, flag: str = FLAG, variant: Optional[str] = None) -> T2IAdapter:
+    """A T2I-Adapter's folder or hub name; variant: "ema", the averaged weights. Raises ValueError naming the flag where
+    it cannot be loaded whole, or was made for another UNet or VAE."""
+    adapter = load_component(T2IAdapter, path, None, flag, **({"variant": variant} if variant else {}))
+    channels = list(adapter.config.channels)
+    if adapter.config.adapter_type == "light_adapter":  # has one more level than it names
+        channels.append(channels[-1])
+    own = channels, int(adapter.config.downscale_factor)
+    wanted = list(bundle.unet.config.block_out_channels), bundle.vae_scale_factor
+    if own != wanted:
+        raise ValueError(
+            f"{flag}: {path} is of another model: its channels and downscale_factor are {own}, and must be {wanted}"
+        )
+    return adapter
+
+
+def load_controlnet(
+    path: str, unet: UNet2DConditionModel, flag: str = FLAG, variant: Optional[str] = None
+) -> ControlNetModel:
+    """A ControlNet's folder (Paddle or torch layout) or hub name; variant: "ema", the averaged weights. Raises
+    ValueError naming the flag where it cannot be loaded whole, or was made for another UNet."""
+    controlnet = load_component(ControlNetModel, path, None, flag, **({"variant": variant} if variant else {}))
     for key in _SHARED:
         own, wanted = plain(controlnet.config[key]), plain(unet.config[key])
         if own != wanted:

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from ppsd.formats.image_folder import read_image_folder
 from ppsd.formats.items import FolderItem
+from ppsd.models.widening import INPAINTING
 from ppsd.sampling.grid import save_png
-from ppsd.sampling.pipeline import generate
+from ppsd.sampling.inpainting import generate_in_full_masks
+from ppsd.sampling.pipeline import beside_latents, generate
 from ppsd.types import World
 
 
@@ -53,10 +55,11 @@ def draw_missing(
 ) -> None:
     """Draw this process's share of the pictures, of the size that the UNet was trained at; files appear whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    draw = generate_in_full_masks if beside_latents(pipe.unet, pipe.vae) == INPAINTING else generate
     shares = list(batches(missing, batch_size))[world.rank :: world.size]
     with tqdm(total=sum(len(wanted) for _, wanted in shares), desc="class images", disable=not progress) as bar:
         for numbers, wanted in shares:
-            pictures = generate(
+            pictures = draw(
                 pipe,
                 [prompt] * len(numbers),
                 guidance_scale=guidance_scale,

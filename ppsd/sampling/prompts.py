@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -115,20 +115,28 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def draw_prompts(
-    draw: Draw, prompts: Sequence[Prompt], count: int = 1, *, seed: int, **settings: Any
+    draw: Draw,
+    prompts: Sequence[Prompt],
+    count: int = 1,
+    *,
+    seed: int,
+    told: Optional[Mapping[str, np.ndarray]] = None,
+    **settings: Any,
 ) -> list[list[np.ndarray]]:
     """`count` pictures uint8 [H,W,3] of each prompt, in its order.
 
     draw: `ppsd.sampling.pipeline.generate` with its pipeline bound; settings: its others, where a prompt has none of
-    its own (guidance_scale, num_inference_steps, height, width). Prompts with the same settings are drawn together.
+    its own (guidance_scale, num_inference_steps, height, width); told: arrays [N,...] of what belongs to the prompts,
+    which `draw` takes by these names. Prompts with the same settings are drawn together.
     Noise: that of `seed` and the number of the picture among those drawn together; a prompt with its own seed, of that
     and the number among its own.
     """
     drawn: dict[int, list[np.ndarray]] = {i: [] for i in range(len(prompts))}
     for members in _alike(prompts):
         first = prompts[members[0]]
-        texts = [prompts[i].text for _ in range(count) for i in members]
-        pictures = draw(texts, **{**settings, **_settings(first)}, seed=seed if first.seed is None else first.seed)
+        rows = [i for _ in range(count) for i in members]
+        own = {**settings, **_settings(first), **{name: values[rows] for name, values in (told or {}).items()}}
+        pictures = draw([prompts[i].text for i in rows], **own, seed=seed if first.seed is None else first.seed)
         for number, picture in enumerate(pictures):
             drawn[members[number % len(members)]].append(picture)
     return [drawn[i] for i in range(len(prompts))]

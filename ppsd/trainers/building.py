@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 def stream_config(method: type[StableDiffusionTrainer], run: Run) -> StreamConfig:
     """What the stream is told; most of it are flags of the same name."""
-    shared = {field.name for field in fields(StreamConfig)} & {field.name for field in fields(run.data)}
-    flags = {name: getattr(run.data, name) for name in shared}
+    known = {field.name for field in fields(StreamConfig)}
+    groups = [run.data, *([] if run.own is None else [run.own])]
+    flags = {each.name: getattr(group, each.name) for group in groups for each in fields(group) if each.name in known}
     return method.data_config(
         run,
         StreamConfig(
@@ -46,6 +47,7 @@ def stream_config(method: type[StableDiffusionTrainer], run: Run) -> StreamConfi
             resolution=run.args.resolution,
             max_length=run.model.model_max_length,
             max_token_length=run.model.max_token_length,
+            conditions=method.conditions,
             **flags,
         ),
     )
@@ -84,7 +86,9 @@ def build_trainer(
 
     held_out: sources of records that are not trained on (see ppsd.trainers.held_out.split).
     """
-    bundle = build_bundle(run)
+    bundle = build_bundle(run, method.concat_channels)
+    if method.needs_pixels and (cached is not None or run.data.cache_latents):
+        raise ValueError("cached latents are not enough here, where pictures are masked anew each time: give images")
     if cached is not None:
         check_cached(cached, bundle, run.model, run.data, run.args)
     config = replace(stream_config(method, run), latents=cached)
@@ -94,13 +98,14 @@ def build_trainer(
     sources, config = cached_sources(run, bundle, sources, config, method.trained_names(run))
     step = build_step(method, run, bundle)
     make_loader = loader_factory(method, run, bundle.tokenizer, sources, config)
-    measured = hold_out(held_out, plain, bundle, run.args.max_validation_samples) if held_out else None
+    most, pixels = run.args.max_validation_samples, method.needs_pixels
+    measured = hold_out(held_out, plain, bundle, most, pixels) if held_out else None
     either = cached is not None or run.data.cache_latents
     return method(run, bundle, step, make_loader, cached=either, held_out=measured)
 
 
-def load_models(run: Run) -> Bundle:
-    """The models that the flags name, on the device, as they are."""
+def load_models(run: Run, concat_channels: int = 0) -> Bundle:
+    """The models that the flags name, on the device, as they are. concat_channels: of Method, which a UNet may lack."""
     model, args = run.model, run.args
     if args.fused_linear:
         ppsd.compat.use_fused_linear()
@@ -112,6 +117,8 @@ def load_models(run: Run) -> Bundle:
         unet=model.unet_name_or_path,
         tokenizer=model.tokenizer_name,
         model_max_length=model.model_max_length,
+        concat_channels=concat_channels,
+        widen=concat_channels > 0 and not model.network_module,
     )
 
 
@@ -124,9 +131,9 @@ def warn_of_text(model: ModelArguments) -> None:
             logger.warning("--%s is %s; %s was trained with %s", name, now, model.pretrained_model_name_or_path, before)
 
 
-def build_bundle(run: Run) -> Bundle:
+def build_bundle(run: Run, concat_channels: int = 0) -> Bundle:
     """The models of a training run."""
-    bundle, args = load_models(run), run.args
+    bundle, args = load_models(run, concat_channels), run.args
     warn_of_text(run.model)
     factor = bundle.vae_scale_factor
     if args.resolution % factor:
@@ -147,7 +154,15 @@ def build_step(method: type[StableDiffusionTrainer], run: Run, bundle: Bundle) -
         use_memory_efficient_attention(bundle)
     where = f"scheduler of {model.pretrained_model_name_or_path}"
     schedule = NoiseSchedule.from_config(bundle.scheduler_config, model.prediction_type, source=where)
-    return DiffusionStep(bundle, Objective(schedule, snr_gamma=model.snr_gamma), trained, model.text_settings)
+    return DiffusionStep(
+        bundle,
+        Objective(schedule, snr_gamma=model.snr_gamma),
+        trained,
+        model.text_settings,
+        learning=method.learning_layers(run, bundle),
+        denoiser=method.denoiser(run, bundle),
+        told=method.told,
+    )
 
 
 def loader_factory(

@@ -87,9 +87,14 @@ class CheckpointingTrainer(Trainer):
         return folder
 
     @property
+    def exports_pipeline(self) -> bool:
+        """Whether `write_export` writes whole models."""
+        return self.bundle.adapter is None
+
+    @property
     def exported(self) -> str:
         """What `write_export` writes, in a word."""
-        return "pipeline" if self.bundle.adapter is None else "LoRA"
+        return "pipeline" if self.exports_pipeline else "LoRA"
 
     def write_export(self, folder: Path) -> dict[Path, Digest]:
         """The whole pipeline, or the adapters beside it; a method may have something else to give away."""

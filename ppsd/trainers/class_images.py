@@ -25,8 +25,10 @@ from ppsd.types import World
 logger = logging.getLogger(__name__)
 
 
-def complete(folder: Path, run: Run, own: DreamBoothArguments) -> None:
+def complete(folder: Path, run: Run, own: DreamBoothArguments, concat_channels: int = 0) -> None:
     """Draw what `folder` lacks of `own.num_class_images`. All processes draw, and each goes on when all are done.
+
+    concat_channels: of Method. An inpainting UNet draws in a mask of all of the picture.
 
     Raises ValueError where the images are not there then: the folder lists its images, or other machines do not see it.
     """
@@ -39,7 +41,7 @@ def complete(folder: Path, run: Run, own: DreamBoothArguments) -> None:
     logger.info("class images: drawing %d of %r for %s", len(missing), prompt, folder)
     if str(run.model.unet_name_or_path).endswith(".json"):
         logger.warning("class images: the UNet of --unet_name_or_path is untrained, and they will show nothing")
-    pipe = _open_pipeline(run)
+    pipe = _open_pipeline(run, concat_channels)
     with _precision(prior_dtype(own.prior_generation_precision, str(args.device))):
         draw_missing(
             pipe,
@@ -70,9 +72,9 @@ def _precision(dtype: Optional[str]) -> AbstractContextManager:
     return nullcontext() if dtype is None else paddle.amp.auto_cast(dtype=dtype, level="O1")
 
 
-def _open_pipeline(run: Run) -> Any:
+def _open_pipeline(run: Run, concat_channels: int) -> Any:
     """The models before training, drawing pictures of the size that they are of."""
-    model, args, bundle = run.model, run.args, load_models(run)
+    model, args, bundle = run.model, run.args, load_models(run, concat_channels)
     use_vae_savings(bundle.vae, args.vae_slicing, args.vae_tiling)
     if args.enable_xformers_memory_efficient_attention:
         use_memory_efficient_attention(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ppsd.trainers.class_images import complete
 from ppsd.trainers.run import Run
 from ppsd.trainers.trainer import StableDiffusionTrainer
 
-DEFAULTS = {  # of diffusers' script
+DEFAULTS: Mapping[str, Any] = {  # of diffusers' script
     "caption_dropout_rate": 0.0,
     "learning_rate": 5e-6,
     "lr_scheduler_type": "constant",
@@ -34,7 +35,7 @@ class DreamBoothTrainer(StableDiffusionTrainer):
     """
 
     own_arguments = DreamBoothArguments
-    defaults = DEFAULTS
+    defaults: Mapping[str, Any] = DEFAULTS
 
     @classmethod
     def check(cls, run: Run) -> None:
@@ -57,7 +58,7 @@ class DreamBoothTrainer(StableDiffusionTrainer):
     def prepare(cls, run: Run) -> None:
         if run.own.with_prior_preservation:
             _instance(run, stream_config(cls, run))  # raises what can be mended before much is drawn
-            complete(Path(run.own.class_data_dir), run, run.own)
+            complete(Path(run.own.class_data_dir), run, run.own, cls.concat_channels)
 
     @classmethod
     def data_config(cls, run: Run, config: StreamConfig) -> StreamConfig:

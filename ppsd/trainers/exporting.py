@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import paddle
+from ppdiffusers import StableDiffusionControlNetPipeline
 
+from ppsd.adapters.control_lora import ControlLora, whole_controlnet
 from ppsd.formats.safetensors_file import Digest
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes, save_component
-from ppsd.sampling.pipeline import build_pipeline
+from ppsd.sampling.pipeline import build_pipeline, pipeline_parts
 from ppsd.sampling.text import TextSettings, write_text_settings
 from ppsd.trainers.checkpoint import staged, take_place
 from ppsd.trainers.embeddings import learned_bytes, learned_rows, save_text_encoder, write_learned
@@ -43,7 +45,9 @@ def write_pipeline(
     written |= write_learned(folder, learned_rows(bundle, averaged, masters))
     weights = averaged.state_dict() if averaged and averaged.layer is bundle.unet else None
     written |= save_component(bundle.unet, folder / "unet", masters=masters, weights=weights)
-    pipe = build_pipeline(bundle, prediction_type)
+    if bundle.controlnet is not None:
+        written |= write_control(folder / "controlnet", bundle, averaged, masters)
+    pipe = _described(bundle, prediction_type)
     bundle.tokenizer.save_pretrained(str(folder / "tokenizer"))
     pipe.scheduler.save_pretrained(str(folder / "scheduler"))
     pipe.save_config(str(folder))
@@ -51,9 +55,39 @@ def write_pipeline(
     return written
 
 
+def _described(bundle: Bundle, prediction_type: str) -> Any:
+    """The pipeline that the index names."""
+    if bundle.controlnet is None:
+        return build_pipeline(bundle, prediction_type)
+    parts = {**pipeline_parts(bundle, prediction_type), "safety_checker": None, "requires_safety_checker": False}
+    return StableDiffusionControlNetPipeline(**parts, controlnet=whole_controlnet(bundle))
+
+
+def write_control(
+    folder: Path,
+    bundle: Bundle,
+    averaged: Optional[EMA] = None,
+    masters: Optional[Mapping[str, paddle.Tensor]] = None,
+) -> dict[Path, Digest]:
+    """The ControlNet (adapters within it) or T2I-Adapter in float32, averaged if that is what `averaged` is of."""
+    controlnet, whole = bundle.controlnet, whole_controlnet(bundle)
+    average = averaged if averaged is not None and averaged.layer is controlnet else None
+    if isinstance(controlnet, ControlLora):
+        with average.applied() if average else nullcontext(), controlnet.fused():
+            return save_component(whole, folder, masters=masters)
+    return save_component(whole, folder, masters=masters, weights=average.state_dict() if average else None)
+
+
+def control_bytes(bundle: Bundle) -> int:
+    """What `write_control` writes of weights."""
+    return component_bytes(whole_controlnet(bundle))
+
+
 def pipeline_bytes(bundle: Bundle) -> int:
     """What `write_pipeline` writes of weights."""
-    return sum(map(component_bytes, bundle.layers())) + 2 * learned_bytes(bundle)
+    layers = [bundle.vae, bundle.text_encoder, bundle.unet]
+    control = 0 if bundle.controlnet is None else control_bytes(bundle)
+    return sum(map(component_bytes, layers)) + control + 2 * learned_bytes(bundle)
 
 
 def replace_export(staging: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ from paddle import nn
 
 from ppsd.data.buckets import Size, buckets_of
 from ppsd.data.cached_records import Entry
+from ppsd.data.conditions import without_conditions
 from ppsd.data.config import StreamConfig
 from ppsd.data.indexed import IndexedSource
 from ppsd.data.sample import SampleMaker
@@ -47,7 +48,7 @@ class LatentFiller:
         self._config, self._store = config, store
         self._batch_size, self._num_workers = batch_size, num_workers
         self._encoder = Encoder(vae, None)
-        plain = replace(config, center_crop=True, random_flip=False, caption_dropout_rate=0.0)
+        plain = replace(without_conditions(config), center_crop=True, random_flip=False, caption_dropout_rate=0.0)
         self._make_sample = SampleMaker(plain, _no_tokens)
         self._buckets = buckets_of(config)
         self._facts = latent_facts(vae, config)

@@ -28,7 +28,8 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class HeldOut:
-    """names and samples of the records; each sample is of moments, and its seed is a hash of the record's content."""
+    """names and samples of the records; each sample is of moments (or pixels), and its seed is a hash of the record's
+    content."""
 
     names: list[str]
     samples: list[Sample]
@@ -55,25 +56,31 @@ def split(sources: Sequence[Source], share: float) -> tuple[list[Any], list[Any]
     return [trained for trained, _ in pairs], [held_out for _, held_out in pairs]
 
 
-def hold_out(sources: Sequence[Source], config: StreamConfig, bundle: Bundle, most: int) -> HeldOut:
+def hold_out(
+    sources: Sequence[Source], config: StreamConfig, bundle: Bundle, most: int, pixels: bool = False
+) -> HeldOut:
     """At most `most` records of the held-out `sources`, which the first process reads, for all.
 
-    Raises what `collect` raises.
+    pixels: moments are not enough. Raises what `collect` raises.
     """
 
     def read() -> list[Named]:
         found = collect(sources, settled(config, sources), bundle.tokenizer, most)
-        return [replace(named, sample=as_latents(bundle, named.sample)) for named in found]
+        return [replace(named, sample=as_latents(bundle, named.sample, pixels)) for named in found]
 
     found = from_first(read)
     return HeldOut([named.name for named in found], [named.sample for named in found])
 
 
 @paddle.no_grad()
-def as_latents(bundle: Bundle, sample: Sample) -> Sample:
-    """Its pixels become moments float32 [8,h,w]; one picture at a time, so that no batch size makes a difference."""
+def as_latents(bundle: Bundle, sample: Sample, pixels: bool = False) -> Sample:
+    """Its pixels become moments float32 [8,h,w]; one picture at a time, so that no batch size makes a difference.
+    pixels: they stay what they are."""
+    nowhere = np.zeros(1, np.int64)
+    if pixels:
+        return replace(sample, cursor=nowhere)
     moments = sample.pixels
     if moments.dtype == np.uint8:
         bundle.vae.eval()
         moments = posterior(bundle.vae, paddle.to_tensor(moments[None])).numpy()[0]
-    return replace(sample, pixels=np.asarray(moments, np.float32), cursor=np.zeros(1, np.int64))
+    return replace(sample, pixels=np.asarray(moments, np.float32), cursor=nowhere)

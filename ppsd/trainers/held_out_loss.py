@@ -20,6 +20,7 @@ LEAST_TIMESTEPS = 4
 LEAST_DRAWS = 64  # of all records: a few of them get more timesteps each
 
 Losses = Callable[[Mapping[str, Any], Draws], paddle.Tensor]
+LatentShape = Callable[[Mapping[str, Any]], tuple[int, int, int]]
 
 
 def timesteps_each(records: int) -> int:
@@ -34,6 +35,7 @@ def fixed_draws(
     latent_shape: Sequence[int],
     num_train_timesteps: int,
     noise_offset: float = 0.0,
+    masked: bool = False,
 ) -> Draws:
     """Of records with these seeds, noise and a timestep in stratum k of `count` equal parts of the schedule.
 
@@ -44,6 +46,7 @@ def fixed_draws(
         latent_shape,
         num_train_timesteps=num_train_timesteps,
         noise_offset=noise_offset,
+        masked=masked,
     )
     within = np.asarray(drawn.timesteps.numpy())
     timesteps = (np.asarray(strata, np.int64) * num_train_timesteps + within) // count
@@ -51,7 +54,8 @@ def fixed_draws(
 
 
 class HeldOutLoss:
-    """losses: what training computes of a batch and draws [B]. batch_size: forward passes made at once.
+    """losses: what training computes of a batch and draws [B]; latent_shape: (C,h,w) of a batch. batch_size: forward
+    passes made at once.
 
     noise_offset: as in training, whose loss it is a part of. Input perturbation is not: it is there to be overcome.
     """
@@ -61,12 +65,13 @@ class HeldOutLoss:
         held_out: HeldOut,
         losses: Losses,
         network: nn.Layer,
+        latent_shape: LatentShape,
         *,
         batch_size: int,
         num_train_timesteps: int,
         noise_offset: float = 0.0,
     ) -> None:
-        self.held_out, self.losses, self.network = held_out, losses, network
+        self.held_out, self.losses, self.network, self.latent_shape = held_out, losses, network, latent_shape
         self.num_train_timesteps, self.noise_offset = num_train_timesteps, noise_offset
         self.count = timesteps_each(len(held_out.samples))
         self.batches = _batches(held_out, self.count, batch_size)
@@ -78,16 +83,17 @@ class HeldOutLoss:
             for batch in self.batches[rank::size]:
                 records, strata = zip(*batch)
                 samples = [self.held_out.samples[record] for record in records]
-                channels, h, w = samples[0].pixels.shape
+                inputs = collate(samples)
                 draws = fixed_draws(
                     [sample.seed for sample in samples],
                     strata,
                     self.count,
-                    (channels // 2, h, w),
+                    self.latent_shape(inputs),
                     self.num_train_timesteps,
                     self.noise_offset,
+                    masked="mask" in inputs,
                 )
-                values = self.losses(collate(samples), draws).astype("float32").numpy()
+                values = self.losses(inputs, draws).astype("float32").numpy()
                 found += [(*place, float(value)) for place, value in zip(batch, values)]
                 beat()
         return found

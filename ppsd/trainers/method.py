@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
+import paddle
 from paddle import nn
 
 from ppsd.data.config import StreamConfig
 from ppsd.data.source import open_sources
+from ppsd.diffusion.draws import Draws
+from ppsd.diffusion.objective import Denoise
 from ppsd.models.bundle import Bundle
+from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.placeholder import add_placeholders
 from ppsd.trainers.adapter import add_adapter
+from ppsd.trainers.preview_conditions import Files
 from ppsd.trainers.run import Run
+from ppsd.types import Condition
 
 
 class Method:
@@ -26,6 +32,15 @@ class Method:
 
     defaults: Mapping[str, Any] = {}
     """Defaults of common flags that are the method's, by name; those of the argument dataclasses hold for the rest."""
+
+    conditions: tuple[str, ...] = ()
+    """What a sample has beside its picture (see ppsd.data.conditions)."""
+
+    concat_channels: int = 0
+    """Channels that the UNet is given beside the latents'; one without them gets them (see ppsd.models.widening)."""
+
+    needs_pixels: bool = False
+    """Whether cached latents are not enough."""
 
     @classmethod
     def check(cls, run: Run) -> None:
@@ -73,5 +88,25 @@ class Method:
 
     @classmethod
     def trained_layers(cls, run: Run, bundle: Bundle) -> dict[str, nn.Layer]:
-        """The layers of `trained_names`; all of their parameters are trained."""
+        """The layers of `trained_names`, which checkpoints hold."""
         return {name: getattr(bundle, name) for name in cls.trained_names(run)}
+
+    @classmethod
+    def learning_layers(cls, run: Run, bundle: Bundle) -> Iterable[nn.Layer]:
+        """Those of `trained_layers`, or parts of them, whose parameters change."""
+        return cls.trained_layers(run, bundle).values()
+
+    @classmethod
+    def validation_files(cls, run: Run) -> list[Files]:
+        """What flags name for previews beside prompts; what is read by the first is what the others must fit."""
+        return []
+
+    @classmethod
+    def denoiser(cls, run: Run, bundle: Bundle) -> Denoise:
+        """What predicts the noise."""
+        return PlainDenoiser(bundle.unet)
+
+    @staticmethod
+    def told(condition: Condition, bundle: Bundle, draws: Draws, batch: Mapping[str, paddle.Tensor]) -> Condition:
+        """`condition` with what the denoiser is told beside the caption. batch: `conditions` by name, and pixels."""
+        return condition

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -15,16 +15,16 @@ from ppsd.compat import first_alone
 import numpy as np
 import paddle
 from paddlenlp.trainer import TrainerCallback
-from ppdiffusers import StableDiffusionPipeline
 
 from ppsd.models.ema import EMA
 from ppsd.models.latents import decode_mean, reconstruct
 from ppsd.sampling.grid import image_grid, save_png
-from ppsd.sampling.pipeline import generate
+from ppsd.sampling.painters import Painter
 from ppsd.sampling.prompts import Prompt, draw_prompts
 from ppsd.trainers.checkpoint import PROMPTS
 from ppsd.trainers.due import Every
 from ppsd.trainers.heart import Heart, Phase
+from ppsd.trainers.preview_conditions import of_batch
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,16 @@ logger = logging.getLogger(__name__)
 class PreviewCallback(TrainerCallback):
     """When `every` says and at the end: pictures of the prompts, and what the VAE keeps of the first batch.
 
-    pipe: of the networks that are trained. prompts: those of the flags; without any, the first batch's captions.
+    painter: of the networks that are trained. prompts, told: those of the flags; without any, the first batch's
+    captions and conditions. What a picture was told stands left of it.
+
     PNG grids go to `output_dir/previews/`, and to VisualDL where `writer()` gives one. Only the first process draws;
     the others wait, for longer than an exchange of gradients would.
     """
 
     def __init__(
         self,
-        pipe: StableDiffusionPipeline,
+        painter: Painter,
         ema: Optional[EMA],
         precision: Callable[[], AbstractContextManager],
         writer: Callable[[], Any],
@@ -48,8 +50,10 @@ class PreviewCallback(TrainerCallback):
         *,
         every: Every,
         prompts: Sequence[Prompt] = (),
+        told: Optional[Mapping[str, np.ndarray]] = None,
     ) -> None:
-        self.pipe, self.ema, self.precision, self.writer, self.heart = pipe, ema, precision, writer, heart
+        self.painter, self.pipe, self.told = painter, painter.pipe, dict(told or {})
+        self.ema, self.precision, self.writer, self.heart = ema, precision, writer, heart
         self.num_inference_steps, self.every, self.given = num_inference_steps, every, list(prompts)
         self.prompts: Sequence[str] = [prompt.text for prompt in self.given]
         self.first: Optional[Mapping[str, paddle.Tensor]] = None
@@ -65,8 +69,11 @@ class PreviewCallback(TrainerCallback):
         count = 4 if args.resolution > 256 else 8
         self.first = {name: inputs[name][:count]}
         if not self.given:
-            self.prompts = self._captions(Path(args.output_dir, PROMPTS), inputs["input_ids"][:count])
+            file = Path(args.output_dir, PROMPTS)
+            self.prompts = self._captions(file, inputs["input_ids"][:count])
             self.given = [Prompt(text) for text in self.prompts]
+            if self.painter.conditions:
+                self.told = of_batch(self.painter.conditions, inputs, count, file.parent)
 
     def _captions(self, file: Path, input_ids: paddle.Tensor) -> list[str]:
         if not file.is_file():
@@ -89,9 +96,10 @@ class PreviewCallback(TrainerCallback):
         alive = self.pipe.unet.register_forward_post_hook(lambda *_: self.heart.beat(Phase.PREVIEWS))
         with self.precision(), self.ema.applied() if self.ema else nullcontext():
             pictures = draw_prompts(
-                partial(generate, self.pipe),
+                self.painter.draw,
                 self.given,
                 count,
+                told=self.told,
                 guidance_scale=args.guidance_scale,
                 num_inference_steps=self.num_inference_steps,
                 seed=args.seed,
@@ -101,11 +109,7 @@ class PreviewCallback(TrainerCallback):
         alive.remove()
         with self.precision():
             kept, columns = self._kept()
-        drawn = image_grid(
-            [picture for row in pictures for picture in row],
-            columns=count if count > 1 else None,
-            captions=[prompt.text for prompt in self.given for _ in range(count)],
-        )
+        drawn = self._sheet(pictures)
         grids = {
             "previews": (folder / f"step-{step:07d}.png", drawn),
             "reconstruction": (folder / "reconstruction.png", image_grid(kept, columns=columns)),
@@ -115,6 +119,15 @@ class PreviewCallback(TrainerCallback):
             if self.writer() is not None:
                 self.writer().add_image(tag, grid, step, dataformats="HWC")
         logger.info("previews: %s", os.fspath(grids["previews"][0]))
+
+    def _sheet(self, pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        """Those of each prompt, or of several where there is but one of each; what was told is left of them."""
+        tiles, captions = [list(row) for row in pictures], [[prompt.text] * len(pictures[0]) for prompt in self.given]
+        if self.told:
+            shown = self.painter.shown(self.told)
+            tiles, captions = [[left, *row] for left, row in zip(shown, tiles)], [["", *row] for row in captions]
+        columns = len(tiles[0]) if len(tiles[0]) > 1 else None
+        return image_grid(list(chain(*tiles)), columns=columns, captions=list(chain(*captions)))
 
     def _kept(self) -> tuple[np.ndarray, int]:
         """Pictures uint8 [N,H,W,3] and how many in a row: the first batch's, and below what the VAE keeps of them.

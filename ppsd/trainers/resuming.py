@@ -118,6 +118,7 @@ def newest_step(output_dir: str) -> int:
 
 PARTS = {
     "adapter": "--network_module",
+    "controlnet": "",
     "unet": "",
     "text_encoder": "--train_text_encoder",
     "embeddings": "--placeholder_token",

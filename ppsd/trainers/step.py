@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Optional
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable, Optional
 
 import paddle
 from paddle import nn
 
 from ppsd.diffusion.draws import Draws
-from ppsd.diffusion.objective import Objective
+from ppsd.diffusion.objective import Denoise, Objective
 from ppsd.models.bundle import Bundle
 from ppsd.models.conditioning import Conditioning, freeze_skipped
 from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.latents import encode, sample
 from ppsd.sampling.text import TextSettings
 from ppsd.trainers.trained import trains_text
+from ppsd.types import Condition
+
+Told = Callable[[Condition, Bundle, Draws, Mapping[str, paddle.Tensor]], Condition]
+"""See Method.told."""
 
 
 class DiffusionStep(nn.Layer):
@@ -27,8 +31,13 @@ class DiffusionStep(nn.Layer):
         objective: Objective,
         trained: Mapping[str, nn.Layer],
         text: TextSettings = TextSettings(),  # noqa: B008  frozen
+        *,
+        learning: Optional[Iterable[nn.Layer]] = None,
+        denoiser: Optional[Denoise] = None,
+        told: Optional[Told] = None,
     ) -> None:
-        """trained: what is trained, by name; the first is what an EMA averages."""
+        """trained: what is trained, by name; the first is what an EMA averages. learning: the parts of it that change,
+        all unless given. denoiser, told: as those of Method, which are the UNet alone and the caption alone."""
         super().__init__()
         self.vae, self.text_encoder, self.unet = bundle.vae, bundle.text_encoder, bundle.unet
         self.trained = dict(trained)
@@ -36,10 +45,13 @@ class DiffusionStep(nn.Layer):
             self.embeddings = bundle.embeddings  # no part of the text encoder
         if bundle.adapter is not None:
             self.adapter = bundle.adapter  # no part of the networks
+        if bundle.controlnet is not None:
+            self.controlnet = bundle.controlnet
         self.objective, self.text = objective, text
         self.conditioning = Conditioning(bundle.text_encoder, trains_text(trained), text.clip_skip, text.chunks)
-        self.denoiser = PlainDenoiser(bundle.unet)
-        bundle.freeze(trained.values())
+        self.denoiser = denoiser or PlainDenoiser(bundle.unet)
+        self._told, self._bundle = told, bundle
+        bundle.freeze(trained.values() if learning is None else learning)
         freeze_skipped(bundle.text_encoder, text.clip_skip)
 
     def train(self, *mode: bool) -> Any:
@@ -58,9 +70,10 @@ class DiffusionStep(nn.Layer):
         pixels: Optional[paddle.Tensor] = None,
         moments: Optional[paddle.Tensor] = None,
         hidden: Optional[paddle.Tensor] = None,
+        **beside: paddle.Tensor,
     ) -> paddle.Tensor:
         """pixels uint8 [B,3,H,W], or moments [B,8,h,w] that were cached; input_ids int64 [B,L], and hidden [B,L,D]
-        where it was cached, too -> losses float32 [B]."""
+        where it was cached, too; beside: a batch's conditions -> losses float32 [B]."""
         if self.vae.training:  # data parallelism sets the mode of all sublayers
             self.vae.eval()
         if moments is None:
@@ -68,6 +81,9 @@ class DiffusionStep(nn.Layer):
         else:
             latents = sample(self.vae, moments, draws.vae_noise)
         condition = self.conditioning(input_ids, hidden)
+        if self._told is not None:
+            batch = beside if pixels is None else {**beside, "pixels": pixels}
+            condition = self._told(condition, self._bundle, draws, batch)
         return self.objective.losses(
             self.denoiser, latents, draws.noise, draws.timesteps, condition, draws.noise_for_input
         )

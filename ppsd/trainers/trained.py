@@ -23,12 +23,13 @@ Trained = Mapping[str, nn.Layer]
 """What a run trains, by name; the first one is what is averaged."""
 
 
-def frozen_weights(bundle: Bundle) -> dict[str, paddle.Tensor]:
-    """Copies in host memory, by paddle name, of what is not trained and is saved with the rest: nothing where adapters
-    are, of Stable Diffusion 1.5 else 4 GB."""
-    if bundle.adapter is not None:
-        return {}
-    frozen = [p for layer in bundle.layers() for p in layer.parameters() if p.stop_gradient]
+def frozen_weights(bundle: Bundle, whole: bool) -> dict[str, paddle.Tensor]:
+    """Copies in host memory, by paddle name, of what is not trained and is saved with the rest.
+
+    whole: the pipeline is, of Stable Diffusion 1.5 4 GB; else what is saved is trained but for parts of a ControlNet.
+    """
+    layers = bundle.layers() if whole else [layer for layer in (bundle.controlnet,) if layer is not None]
+    frozen = [p for layer in layers for p in layer.parameters() if p.stop_gradient]
     return {p.name: p.detach().cpu().clone() for p in frozen}
 
 

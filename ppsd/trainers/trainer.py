@@ -20,6 +20,7 @@ from ppsd.diffusion.objective import reduce
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.memory import halve_frozen
+from ppsd.sampling.painters import Painter
 from ppsd.sampling.pipeline import build_pipeline
 from ppsd.trainers.adapter import seed_dropout
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, ProgressCallback, SaveCallback
@@ -34,6 +35,7 @@ from ppsd.trainers.meter import Meter
 from ppsd.trainers.method import Method
 from ppsd.trainers.optimizer import learning_rate_ratios, trained_parameters, undecayed
 from ppsd.trainers.optimizers.factory import make_optimizer
+from ppsd.trainers.preview_conditions import pair, read_files
 from ppsd.trainers.previews import PreviewCallback
 from ppsd.trainers.processes import from_first
 from ppsd.trainers.run import Run
@@ -70,23 +72,34 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         self.ema = EMA(next(iter(step.trained.values())), args.ema_decay) if args.use_ema else None
         self.meter, self.heart = Meter(), Heart()
         halved = (args.bf16 or args.fp16) and args.fp16_opt_level == "O2"
-        self.originals = frozen_weights(bundle) if halved or args.frozen_dtype != "float32" else {}
+        whole = self.exports_pipeline or not args.only_save_updated_model
+        self.originals = frozen_weights(bundle, whole) if halved or args.frozen_dtype != "float32" else {}
         if args.frozen_dtype != "float32":
             halve_frozen(bundle, step.trained, args.frozen_dtype)
         super().__init__(model=step, args=args)
         self.step = step
+        prompts, files = pair(args.prompts(), self.validation_files(run))
         self.previews = PreviewCallback(
-            build_pipeline(bundle, step.objective.prediction_type, step.text),
+            self.painter(),
             self.ema,
             self.autocast_smart_context_manager,
             self._visualdl,
             run.model.num_inference_steps,
             self.heart,
             every=args.preview_period(run.steps_per_epoch),
-            prompts=args.prompts(),
+            prompts=prompts,
+            told=read_files(files, args.resolution) if files else None,
         )
         self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)
         self._set_callbacks(held_out)
+
+    def painter(self) -> Painter:
+        """What draws the previews."""
+        return Painter(self.pipeline())
+
+    def pipeline(self) -> Any:
+        """Of the networks that are trained, in memory."""
+        return build_pipeline(self.bundle, self.step.objective.prediction_type, self.step.text)
 
     def _set_callbacks(self, held_out: Optional[HeldOut]) -> None:
         """In the order in which they are called: each finds what those before it have done."""
@@ -138,10 +151,11 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         seed_dropout(self.run.model.adapter_dropout, inputs["seed"])
         draws = draw(
             inputs["seed"],
-            self._latent_shape(inputs),
+            self.latent_shape(inputs),
             num_train_timesteps=self.step.objective.schedule.num_train_timesteps,
             noise_offset=self.run.model.noise_offset,
             input_perturbation=self.run.model.input_perturbation,
+            masked="mask" in inputs,
         )
         if "moments" in inputs and not self.cached:
             raise ValueError("--file_list mixes images and cached latents: cache all of it, or none")
@@ -149,11 +163,11 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
 
     def losses(self, model: Any, inputs: Mapping[str, Any], draws: Draws) -> paddle.Tensor:
         """Of each sample, float32 [B]."""
-        given = {name: inputs[name] for name in ("pixels", "moments", "hidden") if name in inputs}
+        given = {name: inputs[name] for name in ("pixels", "moments", "hidden", *self.conditions) if name in inputs}
         return model(input_ids=inputs["input_ids"], draws=draws, **given)
 
-    def _latent_shape(self, inputs: Mapping[str, Any]) -> tuple[int, int, int]:
-        """(C,h,w)."""
+    def latent_shape(self, inputs: Mapping[str, Any]) -> tuple[int, int, int]:
+        """(C,h,w) of a batch."""
         channels = self.bundle.vae.config.latent_channels
         if "moments" in inputs:
             return channels, *inputs["moments"].shape[-2:]

@@ -93,6 +93,7 @@ def make_validation(trainer: Any, held_out: HeldOut) -> ValidationCallback:
         held_out,
         partial(trainer.losses, trainer.step),
         trainer.step,
+        trainer.latent_shape,
         batch_size=run.args.per_device_train_batch_size,
         num_train_timesteps=trainer.step.objective.schedule.num_train_timesteps,
         noise_offset=run.model.noise_offset,

@@ -92,7 +92,7 @@ def epoch_rate(trainer: StableDiffusionTrainer) -> float:
 
 
 def latents(trainer: StableDiffusionTrainer, batch: Any) -> Any:
-    noise = draw(batch["seed"], trainer._latent_shape(batch), num_train_timesteps=1000).vae_noise
+    noise = draw(batch["seed"], trainer.latent_shape(batch), num_train_timesteps=1000).vae_noise
     vae = trainer.bundle.vae
     vae.eval()
     found = encode(vae, batch["pixels"], noise) if "pixels" in batch else sample(vae, batch["moments"], noise)

@@ -59,7 +59,13 @@ def make(sizes: list[tuple[int, int]], batch_size: int = 4, **unet: Any) -> tupl
     schedule = NoiseSchedule.from_config(SCHEDULER_CONFIG, None, source="test")
     step = DiffusionStep(bundle, Objective(schedule), {"unet": bundle.unet, "text_encoder": bundle.text_encoder})
     found = held_out(bundle, sizes)
-    return HeldOutLoss(found, losses_of(step), step, batch_size=batch_size, num_train_timesteps=1000), step
+    settings = {"batch_size": batch_size, "num_train_timesteps": 1000}
+    return HeldOutLoss(found, losses_of(step), step, latent_shape, **settings), step
+
+
+def latent_shape(inputs: Mapping[str, Any]) -> tuple[int, int, int]:
+    _, channels, height, width = inputs["moments"].shape
+    return channels // 2, height, width
 
 
 def test_each_stratum_has_its_part_of_the_schedule() -> None:

@@ -338,7 +338,7 @@ def test_a_finished_half_precision_run_is_exported_without_rounding(tiny_run: Ru
     tiny_run.train(tmp_path, max_steps=1)
     wanted = weights(tmp_path / "checkpoint-1")
     trainer = tiny_run.train(tmp_path, max_steps=1, do_train=False)
-    trainer.originals = frozen_weights(trainer.bundle)
+    trainer.originals = frozen_weights(trainer.bundle, whole=True)
     for part in (trainer.bundle.unet, trainer.bundle.vae, trainer.bundle.text_encoder):
         part.to(dtype="bfloat16")
     shutil.rmtree(tmp_path / "unet")

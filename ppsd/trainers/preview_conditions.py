@@ -1,0 +1,86 @@
+"""What previews are told beside their prompts: files that the flags name, or the first batch's conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from ppsd.formats.atomic import atomic_write
+from ppsd.sampling.condition_files import read_condition, size_of_file
+from ppsd.sampling.prompts import Prompt
+
+KEPT = "conditions.npz"
+"""Of a run's previews: what the first batch had, so that a continued run draws with it, too."""
+
+_READ_AS = {"pixels": "conditioning"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a flag names for the condition `name` of each preview."""
+
+    flag: str
+    name: str
+    paths: Optional[list[str]]
+
+
+def pair(prompts: Sequence[Prompt], given: Sequence[Files]) -> tuple[list[Prompt], list[Files]]:
+    """As many of each: what is one is repeated. Raises ValueError, naming the flags, for other numbers of them, and
+    where some are given and others are not. Nothing at all is nothing."""
+    if not given:
+        return list(prompts), []
+    counts = {f"--{files.flag}": len(files.paths or []) for files in given}
+    counts["--validation_prompt"] = len(prompts)
+    missing = [flag for flag, count in counts.items() if not count]
+    if len(missing) == len(counts):
+        return [], []
+    if missing:
+        there = [flag for flag in counts if flag not in missing]
+        raise ValueError(f"{there[0]} needs {' and '.join(missing)}: a preview has one of each")
+    most = max(counts.values())
+    if set(counts.values()) - {1, most}:
+        said = ", ".join(f"{flag} {count}" for flag, count in counts.items())
+        raise ValueError(f"as many of each, or one for all: {said}")
+    sized = [prompt.text for prompt in prompts if prompt.width or prompt.height]
+    if sized:
+        raise ValueError(f"--sample_prompts: {sized[0]!r} has a size of its own; here it is that of --{given[0].flag}")
+    return (
+        [prompts[i % len(prompts)] for i in range(most)],
+        [Files(f.flag, f.name, [(f.paths or [])[i % len(f.paths or [])] for i in range(most)]) for f in given],
+    )
+
+
+def read_files(given: Sequence[Files], resolution: int) -> dict[str, np.ndarray]:
+    """Arrays [N,...] for a painter, by name; those of a preview must have one shape. Raises ValueError."""
+    size, first = (resolution, resolution), given[0]
+    found = {}
+    for files in given:
+        made = [
+            read_condition(
+                _READ_AS.get(files.name, files.name), path, size, f"--{files.flag}", size_of_file(of, f"--{first.flag}")
+            )
+            for path, of in zip(files.paths or [], first.paths or [])
+        ]
+        found[files.name] = np.stack(made)
+    return found
+
+
+def of_batch(names: Sequence[str], inputs: Mapping[str, Any], count: int, folder: Path) -> dict[str, np.ndarray]:
+    """Those of the first batch, or those that the run's beginning has kept in `folder`."""
+    file = folder / KEPT
+    if not file.is_file():
+        found = {name: channels_last(np.asarray(inputs[name][:count])) for name in names}
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as stream:
+            np.savez_compressed(stream, **found)
+    with np.load(file, allow_pickle=False) as kept:
+        return {name: kept[name] for name in names}
+
+
+def channels_last(values: np.ndarray) -> np.ndarray:
+    """[B,3,H,W] -> [B,H,W,3]; [B,1,H,W] -> [B,H,W]."""
+    return values[:, 0] if values.shape[1] == 1 else np.ascontiguousarray(values.transpose(0, 2, 3, 1))
