@@ -34,11 +34,11 @@ _NOT_FOR_CONTROL = (
 )
 
 
-def check_embedding(controlnet: nn.Layer, factor: int) -> None:
+def check_embedding(controlnet: nn.Layer, factor: int, flag: str) -> None:
     """Raise ValueError where what it makes of a picture is not of the latents' size."""
     own = 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
     if own != factor:
-        raise ValueError(f"{FLAG}: the ControlNet makes a picture {own} times smaller, the VAE {factor} times")
+        raise ValueError(f"{flag}: the ControlNet makes a picture {own} times smaller, the VAE {factor} times")
 
 
 def check_control(run: Run) -> None:
@@ -73,8 +73,9 @@ def make_control(run: Run, bundle: Bundle) -> nn.Layer:
     if path:
         controlnet = load_controlnet(path, bundle.unet)
     else:
-        controlnet = new_controlnet(bundle.unet, embedding_channels=embedding_channels(factor))
-    check_embedding(controlnet, factor)
+        channels = own.conditioning_embedding_out_channels or embedding_channels(factor)
+        controlnet = new_controlnet(bundle.unet, embedding_channels=channels)
+    check_embedding(controlnet, factor, FLAG if path else "--conditioning_embedding_out_channels")
     if own.only_mid_control:
         mute_down_blocks(controlnet)
     trained = controlnet
