@@ -2,10 +2,12 @@
 
     python tools/compare_checkpoints.py output/run --prompts "a red circle" "a blue square" --output compare.png
     python tools/compare_checkpoints.py output/run/checkpoint-500 output/other --prompts_file prompts.txt --base --ema
+    python tools/compare_checkpoints.py output/control --image outlines.png --prompts "a red circle" "a blue square"
 
 Writes the grid as a PNG and beside it, as .html, the same as a page that needs no other file. A folder of a run stands
 for all of its whole checkpoints. Checkpoints go over the pipeline that their run began with, unless --pipeline names
-another. One model is in memory at a time.
+another. One model is in memory at a time. Checkpoints of ControlNets, of inpainting and of depth models draw after
+--image, --mask and --depth as eval.py does; the first row shows these.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from ppsd.data.command_line import Parser, natural, positive, run_tool
 from ppsd.formats.atomic import atomic_write
 from ppsd.sampling.compare import draw_rows
 from ppsd.sampling.compare_page import page, sheet
+from ppsd.sampling.condition_flags import ConditionFlags, add_condition_flags
 from ppsd.sampling.grid import save_png
 from ppsd.sampling.prompts import Prompt, read_prompts
+from ppsd.sampling.scenes import with_prompts
 from ppsd.trainers.candidates import find_candidates
 from ppsd.trainers.checkpoint import require_writable
 from ppsd.trainers.running import set_device
@@ -57,6 +61,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--height", type=positive, help="Pixels. Default: what the UNet of the first row was trained at.")
     add("--width", type=positive, help="Pixels. Default: what the UNet of the first row was trained at.")
     add("--batch_size", type=positive, default=8, help="Pictures drawn at once. Default: %(default)s.")
+    add_condition_flags(parser)
     add("--device", help="gpu, gpu:1, cpu, npu, xpu ... Default: a GPU where paddle has one, else the CPU.")
     return parser.parse_args(argv)
 
@@ -68,11 +73,18 @@ def run(args: argparse.Namespace) -> int:
     if args.device is not None:
         set_device(args.device)
     prompts = [Prompt(text) for text in args.prompts or []] or read_prompts(args.prompts_file, "--prompts_file")
+    flags = ConditionFlags.of(args)
+    prompts, scenes = with_prompts(prompts, flags.scenes())
+    if scenes and any(prompt.width or prompt.height for prompt in prompts):
+        raise ValueError(
+            "--prompts_file: with pictures to draw after all prompts have the same size: --width, --height"
+        )
     candidates = find_candidates(args.paths, args.pipeline, args.base, args.ema)
     names = ("guidance_scale", "num_inference_steps", "seed", "height", "width", "batch_size")
     settings = {name: getattr(args, name) for name in names}
-    rows = list(draw_rows(candidates, prompts, args.num_images_per_prompt, **settings))
+    rows = list(draw_rows(candidates, prompts, args.num_images_per_prompt, flags=flags, scenes=scenes, **settings))
     columns, labels = [prompt.text for prompt in prompts], [candidate.label for candidate in candidates]
+    labels = ["drawn after", *labels] if scenes else labels
     save_png(args.output, sheet(columns, labels, rows))
     about = f"seed {args.seed}, guidance {args.guidance_scale}, {args.num_inference_steps} steps; one noise a column"
     with atomic_write(args.output.with_suffix(".html")) as file:

@@ -5,6 +5,10 @@ python eval.py --pipeline CompVis/stable-diffusion-v1-4 --unet output/run/checkp
 python eval.py --pipeline output/demo --embeddings output/toy/learned_embeds.safetensors --prompt "a <toy>"
 python eval.py --pipeline output/demo --lora output/style/style.safetensors:0.8 --prompt "a red circle"
 python eval.py --pipeline output/demo --lora none --lora a.safetensors b.safetensors:0.5 --prompt "a red circle"
+python eval.py --pipeline output/demo --controlnet output/control:0.8 --image outlines.png --prompt "a red circle"
+python eval.py --pipeline output/demo --controlnet output/control --annotator canny --image cat.jpg --prompt "a dog"
+python eval.py --pipeline output/inpainting --image cat.jpg --mask mask.png --prompt "a dog" --keep_unmasked
+python eval.py --pipeline output/depth --depth depth.png --prompt "a red circle"
 """
 
 import argparse
@@ -15,11 +19,17 @@ import ppsd.compat  # noqa: F401  before paddle
 from ppsd.data.tokens import TOKEN_LENGTHS
 from ppsd.interop.added_embeddings import add_files
 from ppsd.interop.lora.attaching import LoraSwitch, models_of, parse_weighted
+from ppsd.sampling.condition_flags import ConditionFlags, add_condition_flags
+from ppsd.sampling.conditioned import captioned, generate_told, grid_beside
+from ppsd.sampling.control_switch import ControlSwitch
 from ppsd.sampling.grid import image_grid, save_png
-from ppsd.sampling.pipeline import generate, load_pipeline
-from ppsd.sampling.text import TextSettings, read_text_settings
+from ppsd.sampling.notes import noted_beside
+from ppsd.sampling.pipeline import load_pipeline, size_of
+from ppsd.sampling.scenes import with_prompts
+from ppsd.sampling.text import TextSettings
 from ppsd.trainers.checkpoint import require_writable
 from ppsd.trainers.console import one_line_errors, show_log
+from ppsd.trainers.controlnet_folders import Scaled, at_once, controlnets_of_pipeline, parse_controlnets
 
 _CLIP_SKIP = (
     "The text encoder's layer that is used: 1 the last, 2 the one before it, as A1111 and kohya count (diffusers: one"
@@ -30,6 +40,12 @@ _LORA = (
     "LoRA or LyCORIS files (diffusers', kohya's, ppsd's), each with the multiple of what it adds (default: 1). Given"
     " again with other files, or with the word none, it draws all prompts once more, in another row; the models stay"
     " loaded."
+)
+_CONTROLNET = (
+    "ControlNets or T2I-Adapters, used together, each with how much it has to say (default: 1): folders (diffusers',"
+    " ppsd's), pipelines and checkpoints with a folder controlnet, runs (the export, else the newest checkpoint), hub"
+    " names. Given again with others, or with the word none, it draws another row. Default: the pipeline's own, if"
+    " there is --image."
 )
 _FUSE = "Put the files' changes into the weights while drawing, which is faster."
 _MAX_TOKEN_LENGTH = "Tokens of a prompt that are used, 75 at a time. Default: as its ppsd.json says, else 75."
@@ -52,6 +68,10 @@ def parse(argv: "list[str] | None" = None) -> argparse.Namespace:
     parser.add_argument("--embeddings", nargs="+", default=[], help=_EMBEDDINGS)
     parser.add_argument("--lora", nargs="+", action="append", default=[], metavar="PATH[:WEIGHT]", help=_LORA)
     parser.add_argument("--fuse_lora", action="store_true", help=_FUSE)
+    parser.add_argument(
+        "--controlnet", nargs="+", action="append", default=[], metavar="PATH[:SCALE]", help=_CONTROLNET
+    )
+    add_condition_flags(parser)
     parser.add_argument("--negative_prompt", default="", help="What not to draw.")
     parser.add_argument("--batch_size", type=int, default=8, help="Pictures drawn at once. (default: 8)")
     parser.add_argument("--output", default="grid.png", help="The grid; each picture also lands beside it. (grid.png)")
@@ -63,63 +83,74 @@ def main() -> None:
     show_log()
     output = Path(args.output)
     require_writable(output.parent, "--output")
-    sets = [lora_set(words) for words in args.lora] or [[]]
-    text = noted_beside(sets, TextSettings(args.clip_skip, args.max_token_length))
-    pipe = load_pipeline(args.pipeline, args.unet, args.variant, text)
+    lora_sets = [lora_set(words) for words in args.lora] or [[]]
+    control_sets = [parse_controlnets(words) for words in args.controlnet] or [default_controlnets(args)]
+    flags = ConditionFlags.of(args, at_once(control_sets))
+    prompts, scenes = with_prompts(args.prompt, flags.scenes())
+    used = [path for loras in lora_sets for path, _ in loras] + [net.path for nets in control_sets for net in nets]
+    text = noted_beside(used, TextSettings(args.clip_skip, args.max_token_length))
+    pipe = load_pipeline(args.pipeline, args.unet, args.variant, text, concat_channels=None)
+    flags.check(pipe)
     add_files(pipe, args.embeddings)
-    switch = LoraSwitch(models_of(pipe))
-    for path, _ in (lora for loras in sets for lora in loras):
+    switch, controls = LoraSwitch(models_of(pipe)), ControlSwitch(pipe)
+    for path, _ in (lora for loras in lora_sets for lora in loras):
         try:
             switch.load(path)  # all of them before anything is drawn, so that a wrong one is known at once
         except ValueError as error:
             raise ValueError(f"--lora: {error}") from error
-    prompts = [prompt for prompt in args.prompt for _ in range(args.num_images_per_prompt)]
-    pictures, captions = [], []
-    for loras in sets:
-        switch.use(loras, fuse=args.fuse_lora)
-        pictures += list(
-            generate(
-                pipe,
-                prompts,
-                guidance_scale=args.guidance_scale,
-                num_inference_steps=args.num_inference_steps,
-                seed=args.seed,
-                height=args.height,
-                width=args.width,
-                batch_size=args.batch_size,
-                negative_prompt=args.negative_prompt,
-                progress=True,
+    copies = args.num_images_per_prompt
+    prompts = [prompt for prompt in prompts for _ in range(copies)]
+    height, width = size_of(pipe, args.height, args.width)
+    told = flags.read([scene for scene in scenes for _ in range(copies)], (width, height), args.seed)
+    rows, names = [], []
+    for nets in control_sets:
+        drawn_with = controls.use([net.path for net in nets])
+        for loras in lora_sets:
+            switch.use(loras, fuse=args.fuse_lora)
+            rows.append(
+                generate_told(
+                    drawn_with,
+                    prompts,
+                    **told,
+                    **flags.settings,
+                    scales=[net.scale for net in nets],
+                    guidance_scale=args.guidance_scale,
+                    num_inference_steps=args.num_inference_steps,
+                    seed=args.seed,
+                    height=height,
+                    width=width,
+                    batch_size=args.batch_size,
+                    negative_prompt=args.negative_prompt,
+                    progress=True,
+                )
             )
-        )
-        name = " + ".join(f"{Path(path).stem}:{weight:g}" for path, weight in loras) or "none"
-        captions += [f"{prompt} [{name}]" if len(sets) > 1 else prompt for prompt in prompts]
+            names.append(row_name(loras, nets))
+    pictures = [picture for row in rows for picture in row]
     for i, picture in enumerate(pictures):
         save_png(output.with_name(f"{output.stem}-{i:03d}.png"), picture)
-    save_png(output, image_grid(pictures, columns=len(prompts) if len(sets) > 1 else None, captions=captions))
+    if told:
+        grid = grid_beside(rows, names, prompts, told, copies)
+    else:
+        captions = [captioned(prompt, name, len(names)) for name in names for prompt in prompts]
+        grid = image_grid(pictures, columns=len(prompts) if len(rows) > 1 else None, captions=captions)
+    save_png(output, grid)
     print(f"{len(pictures)} pictures, grid: {output}")
 
 
-def noted_beside(sets: "list[list[tuple[str, float]]]", asked: TextSettings) -> TextSettings:
-    """What is asked for, else what the folders of the LoRA files say of how captions were read."""
-    notes = [read_text_settings(run_of(Path(path))) for loras in sets for path, _ in loras]
-    distinct = {note for note in notes if note is not None}
-    if len(distinct) > 1 and None in (asked.clip_skip, asked.max_token_length):
-        raise ValueError(
-            "--lora: the files were trained with captions read differently (see the ppsd.json beside each): give"
-            " --clip_skip and --max_token_length"
-        )
-    return asked.or_else(next(iter(distinct), TextSettings()))
-
-
-def run_of(lora: Path) -> Path:
-    """The folder of a run or checkpoint that a LoRA file is in, or that is given itself."""
-    folder = lora if lora.is_dir() else lora.parent
-    return folder.parent if folder.name == "adapter" else folder
+def default_controlnets(args: argparse.Namespace) -> "list[Scaled]":
+    """Those that the pipeline has of its own, where there is a picture to show them."""
+    return controlnets_of_pipeline(args.pipeline) if args.image else []
 
 
 def lora_set(words: "list[str]") -> "list[tuple[str, float]]":
     """What follows one --lora: files with their weights; none of them for the word `none`."""
     return [] if words == ["none"] else [parse_weighted(word) for word in words]
+
+
+def row_name(loras: "list[tuple[str, float]]", nets: "list[Scaled]") -> str:
+    """What is said of a row below its pictures."""
+    named = [f"{Path(path).stem}:{weight:g}" for path, weight in loras]
+    return " + ".join(named + [f"{net.label}:{net.scale:g}" for net in nets]) or "none"
 
 
 if __name__ == "__main__":

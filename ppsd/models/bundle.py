@@ -66,15 +66,15 @@ def load_bundle(
     tokenizer: Optional[str] = None,
     model_max_length: Optional[int] = None,
     flags: tuple[str, str] = ("--pretrained_model_name_or_path", "--unet_name_or_path"),
-    concat_channels: int = 0,
+    concat_channels: Optional[int] = 0,
     widen: bool = False,
 ) -> Bundle:
     """Load a pipeline's components. A `.json` as `unet` means a randomly initialised one; the others override folders
     of `pretrained`. Raises ValueError naming the flag for whatever cannot be loaded or does not fit together; `flags`
     are those of the pipeline and the UNet.
 
-    concat_channels: of the UNet's input beside the latents (inpainting 5, depth 1). widen: a UNet without them gets
-    them (see ppsd.models.widening).
+    concat_channels: of the UNet's input beside the latents (inpainting 5, depth 1; None: whatever it has of these).
+    widen: a UNet without them gets them (see ppsd.models.widening).
     """
     pipeline_flag, unet_flag = flags
 
@@ -93,7 +93,7 @@ def load_bundle(
         else load(UNet2DConditionModel, unet, "unet", unet_flag, **variant),
         scheduler_config=load_scheduler_config(pretrained, pipeline_flag),
     )
-    if widen and bundle.unet.config.in_channels == bundle.vae.config.latent_channels:
+    if widen and concat_channels is not None and bundle.unet.config.in_channels == bundle.vae.config.latent_channels:
         widen_conv_in(bundle.unet, bundle.vae.config.latent_channels + concat_channels)
     check_fit(bundle, concat_channels)
     return bundle
@@ -123,12 +123,14 @@ def load_scheduler_config(pretrained: str, flag: str) -> dict[str, Any]:
     return dict(load_component(DDPMScheduler, pretrained, "scheduler", flag).config)
 
 
-def check_fit(bundle: Bundle, concat_channels: int = 0) -> None:
+def check_fit(bundle: Bundle, concat_channels: Optional[int] = 0) -> None:
     """Raise ValueError when the components were not made for each other. concat_channels: as in `load_bundle`."""
     wide, wanted = bundle.text_encoder.config.hidden_size, bundle.unet.config.cross_attention_dim
     if wide != wanted:
         raise ValueError(f"the text encoder gives {wide} features and the UNet's cross_attention_dim is {wanted}")
     channels, wanted = bundle.vae.config.latent_channels, bundle.unet.config.in_channels
+    if concat_channels is None:
+        concat_channels = wanted - channels if wanted - channels in INPUTS else 0
     if channels + concat_channels != wanted:
         beside = f" beside {concat_channels} of the condition" if concat_channels else ""
         kind = INPUTS.get(wanted - channels)

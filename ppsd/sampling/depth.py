@@ -16,6 +16,9 @@ from ppsd.sampling.inpainting import posterior_noise
 from ppsd.sampling.pipeline import beside_latents, generate, latent_shape, size_of
 from ppsd.sampling.text import text_settings, use_text_settings
 
+STRENGTH = 0.8
+"""As StableDiffusionDepth2ImgPipeline has it."""
+
 
 def generate_from_depth(
     pipe: Any,
@@ -23,7 +26,7 @@ def generate_from_depth(
     depths: np.ndarray,
     pictures: Optional[np.ndarray] = None,
     *,
-    strength: float = 0.8,
+    strength: float = STRENGTH,
     seed: int,
     first: int = 0,
     **settings: Any,
@@ -32,13 +35,16 @@ def generate_from_depth(
 
     pipe: of `build_pipeline` around a depth UNet. Without pictures (uint8 [N,H,W,3]) from noise alone, as `generate`;
     with them from those, noised as much as `strength` says, from 0 to 1. Raises ValueError for sizes that do not go
-    together.
+    together, and for a strength that leaves no step to take.
     """
     if beside_latents(pipe.unet, pipe.vae) != DEPTH:
         raise ValueError(f"the UNet has {pipe.unet.config.in_channels} input channels; depth needs one with 5")
     if len(depths) != len(prompts) or (pictures is not None and pictures.shape != (*depths.shape, 3)):
         shown = "" if pictures is None else f", pictures {list(pictures.shape)}"
         raise ValueError(f"{len(prompts)} prompts, depths {list(depths.shape)}{shown} do not go together")
+    steps = settings["num_inference_steps"]
+    if pictures is not None and int(steps * strength) < 1:
+        raise ValueError(f"--strength {strength:g} is less than one of {steps} steps (--num_inference_steps)")
     height, width = size_of(pipe, *depths.shape[1:])
     shape = latent_shape(pipe, height, width)
 

@@ -77,10 +77,10 @@ def load_pipeline(
     unet: Optional[str] = None,
     variant: Optional[str] = None,
     text: TextSettings = TextSettings(),  # noqa: B008  frozen
-    concat_channels: int = 0,
+    concat_channels: Optional[int] = 0,
 ) -> Any:
     """A pipeline folder (Paddle or torch layout) or hub name; `unet` (a checkpoint's `unet` folder) replaces its UNet,
-    which must have `concat_channels` beside the latents'.
+    which must have `concat_channels` beside the latents' (None: those of any kind).
 
     `variant` "ema" takes the averaged weights of `unet`. text: what is None there is as the note beside the UNet says,
     else that in the pipeline's folder. Raises ValueError for what is missing; a folder without a UNet of its own (the

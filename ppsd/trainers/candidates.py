@@ -9,9 +9,11 @@ from typing import Any, Optional
 from ppsd.interop.added_embeddings import add_files
 from ppsd.interop.lora.attaching import LoraSwitch, models_of
 from ppsd.models.bundle import Bundle
+from ppsd.models.control_models import load_control
 from ppsd.models.saving import weights_file
-from ppsd.sampling.compare import OTHER_PARTS, Candidate
+from ppsd.sampling.compare import CONTROLNET, OTHER_PARTS, Candidate
 from ppsd.trainers.checkpoint import find_checkpoints
+from ppsd.trainers.controlnet_folders import find_controlnet
 from ppsd.trainers.exporting import INDEX
 from ppsd.trainers.manifest import COMPLETE, read_manifest
 from ppsd.trainers.run_state import read_state
@@ -82,7 +84,7 @@ def _of_checkpoint(folder: Path, label: str, beginning: Candidate, ema: bool) ->
     parts = tuple(sorted({name.parts[0] for name in weights}))
     if Path(INDEX) in names:  # of --only_save_updated_model False: all of the pipeline, with the trained weights
         beginning = Candidate("", str(folder), prediction_type=beginning.prediction_type)
-        parts = tuple(averaged)
+        parts = tuple(sorted({*averaged, *({CONTROLNET} & set(parts))}))
     common: dict[str, Any] = {
         "pipeline": beginning.pipeline,
         "instead": {name: path for name, path in beginning.instead.items() if name not in parts},
@@ -109,5 +111,14 @@ def _add_adapter(bundle: Bundle, candidate: Candidate) -> None:
     LoraSwitch(models_of(bundle)).use([(str(file), 1.0)])
 
 
+def _add_controlnet(bundle: Bundle, candidate: Candidate) -> None:
+    """The ControlNet or T2I-Adapter of a checkpoint."""
+    variant = "ema" if candidate.averaged == CONTROLNET else None
+    bundle.controlnet = load_control(
+        find_controlnet(str(candidate.checkpoint), candidate.label), bundle, candidate.label, variant
+    )
+
+
 OTHER_PARTS["embeddings"] = _add_embeddings
 OTHER_PARTS["adapter"] = _add_adapter
+OTHER_PARTS[CONTROLNET] = _add_controlnet

@@ -216,8 +216,8 @@ def test_what_does_not_go_together_is_refused():
         generate_controlled(pipe, PROMPTS, [condition] * 2, **SETTINGS)
     with pytest.raises(ValueError, match="multiples of 8, not 60 and 64"):
         generate_controlled(pipe, PROMPTS, [condition[:, :60]], **SETTINGS)
-    with pytest.raises(ValueError, match="a T2I-Adapter draws alone"):
-        build_control_pipeline(made, [new_t2i_adapter(made.unet, 8)] * 2, "epsilon")
+    with pytest.raises(ValueError, match="ControlNets and T2I-Adapters do not draw together"):
+        build_control_pipeline(made, [new_t2i_adapter(made.unet, 8), tiny_controlnet(made.unet)], "epsilon")
     plain = build_pipeline(made, "epsilon")
     with pytest.raises(ValueError, match="has 4 input channels; inpainting needs one with 9"):
         generate_inpainted(plain, PROMPTS, condition, condition[..., 0], **SETTINGS)

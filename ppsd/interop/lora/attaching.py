@@ -91,8 +91,8 @@ def models_of(pipe: object) -> dict[str, nn.Layer]:
     return {part: model for part, model in found.items() if model is not None}
 
 
-def parse_weighted(text: str) -> Weighted:
-    """PATH or PATH:WEIGHT. Raises ValueError for a weight beyond LARGEST, NaN among them."""
+def parse_weighted(text: str, flag: str = "--lora") -> Weighted:
+    """PATH or PATH:WEIGHT. Raises ValueError, naming the flag, for a weight beyond LARGEST, NaN among them."""
     path, colon, weight = text.rpartition(":")
     try:
         number = float(weight)
@@ -101,5 +101,5 @@ def parse_weighted(text: str) -> Weighted:
     if not colon:
         return text, 1.0
     if not -LARGEST <= number <= LARGEST:
-        raise ValueError(f"--lora {text}: the weight must be a number between -{LARGEST} and {LARGEST}")
+        raise ValueError(f"{flag} {text}: the weight must be a number between -{LARGEST} and {LARGEST}")
     return path, number
