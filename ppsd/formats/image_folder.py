@@ -117,7 +117,7 @@ def _read_folder(folder: Path, columns: _Columns, repeats: Repeats, above: froze
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder it lies in
         return
-    metadata = _metadata_file(folder)
+    metadata = metadata_file(folder)
     if metadata is not None:
         read = read_csv if metadata.suffix == ".csv" else read_jsonl
         for where, item in read(metadata, columns.image, columns.caption, columns.more_images, columns.root):
@@ -125,7 +125,7 @@ def _read_folder(folder: Path, columns: _Columns, repeats: Repeats, above: froze
                 item = replace(item, repeats=repeats[0], class_token=repeats[1])
             yield where, item
         return
-    files, folders = _listing(folder)
+    files, folders = listing(folder)
     for name in files:
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in IMAGE_SUFFIXES:
@@ -135,14 +135,14 @@ def _read_folder(folder: Path, columns: _Columns, repeats: Repeats, above: froze
         yield from _read_folder(folder / name, columns, below, above | {real})
 
 
-def _metadata_file(folder: Path) -> Path | None:
+def metadata_file(folder: Path) -> Path | None:
     found = [folder / name for name in ("metadata.jsonl", "metadata.csv") if (folder / name).is_file()]
     if len(found) > 1:
         raise ValueError(f"{folder}: has both metadata.jsonl and metadata.csv; keep one of them")
     return found[0] if found else None
 
 
-def _listing(folder: Path) -> tuple[dict[str, None], list[str]]:
+def listing(folder: Path) -> tuple[dict[str, None], list[str]]:
     """Names of the files (a dict, for fast look-up) and of the folders in `folder`, sorted, without the hidden ones."""
     with os.scandir(folder) as entries:
         named = sorted((entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith("."))
@@ -178,13 +178,13 @@ def _with_sidecar(
     if sidecar is None:
         return where, FolderItem(image, repeats[1], {}, *repeats)
     sidecar = where[: -len(image.name)] + sidecar
-    caption = _read_caption(sidecar)
+    caption = read_caption(sidecar)
     if isinstance(caption, BadRecord):
         return sidecar, caption
     return where, FolderItem(image, caption, {}, *repeats)
 
 
-def _read_caption(path: str) -> str | BadRecord:
+def read_caption(path: str) -> str | BadRecord:
     """The text of a caption file on one line."""
     try:
         with open(path, "rb", buffering=0) as file:  # there may be many: no buffer for each

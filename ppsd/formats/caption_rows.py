@@ -1,0 +1,140 @@
+"""Captions of a folder's images as the rows of its metadata.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from ppsd.formats.atomic import PathLike, atomic_write
+from ppsd.formats.caption_files import ImageCaption, ImageFile, Items, image_files
+from ppsd.formats.extras import split_row
+from ppsd.formats.image_folder import metadata_file
+from ppsd.formats.image_folder_writer import METADATA
+from ppsd.formats.items import IMAGE_COLUMNS, MISSING_IMAGE, NO_IMAGE_PATH
+from ppsd.formats.lines import parse_object, text_lines
+from ppsd.types import BadRecord
+
+JOURNAL = ".captions.jsonl"
+"""New captions until the file is written, which is at the end."""
+
+
+class MetadataCaptions:
+    """Rows keep their other columns and their order; images that are in no row get one when they have a caption.
+
+    Left out are images that a row names as the condition, the mask or the depth of another. Captions in files beside
+    images, which nobody reads once there is metadata, go into the rows. New captions are kept in a hidden file until
+    metadata.jsonl is written as a whole, so a process that is killed loses none. For one process at a time.
+
+    Raises ValueError for metadata.csv, for metadata in a subfolder, and for a line that is no JSON object.
+    """
+
+    def __init__(self, folder: PathLike, recursive: bool = False) -> None:
+        self._folder = Path(folder)
+        images = [image for _, found in self._walk(recursive) for image in found]
+        self._numbers, self._rows = _read_rows(self._folder / METADATA)
+        self._named = {name for row in self._rows if (name := _name(row)) is not None}
+        self._others = [image for image in images if image.name not in self._named | _conditions(self._rows)]
+        self._new = _read_journal(self._folder / JOURNAL)
+
+    def _walk(self, recursive: bool) -> Iterator[tuple[Path, list[ImageFile]]]:
+        for folder, images in image_files(self._folder, recursive):
+            found = metadata_file(folder)
+            if found is not None and found.name != METADATA:
+                raise ValueError(f"{found}: captions are added to {METADATA}; write that file in its place")
+            if found is not None and folder != self._folder:
+                raise ValueError(f"{found}: would not be read beside {self._folder / METADATA}; caption {folder} alone")
+            yield folder, images
+
+    def items(self) -> Items:
+        place, given = str(self._folder / METADATA), set()
+        for line, row in zip(self._numbers, self._rows):
+            name = _name(row)
+            where = f"{place}:{line}"
+            if name is None:
+                yield where, BadRecord(NO_IMAGE_PATH, f"no path under 'file_name'; keys are {', '.join(row) or 'none'}")
+            elif not (self._folder / name).is_file():
+                yield where, BadRecord(MISSING_IMAGE, str(self._folder / name))
+            elif name not in given:
+                given.add(name)
+                yield where, self._item(name, self._folder / name, _caption(row))
+        for image in self._others:
+            yield str(image.path), self._item(image.name, image.path, image.caption())
+
+    def _item(self, name: str, path: Path, caption: Union[str, BadRecord, None]) -> ImageCaption:
+        return ImageCaption(name, path, self._new.get(name, caption), name in self._new)
+
+    def obstacle(self, name: str) -> Optional[BadRecord]:
+        """Nothing is read before a row."""
+        return None
+
+    def write(self, name: str, caption: str) -> None:
+        self._new[name] = caption
+        with open(self._folder / JOURNAL, "ab") as journal:
+            journal.write(_line({"file_name": name, "text": caption}))
+
+    extend = write
+
+    def finish(self) -> None:
+        rows = [{**row, "text": self._new[name]} if (name := _name(row)) in self._new else row for row in self._rows]
+        for image in self._others:
+            caption = self._new.get(image.name, image.caption())
+            if isinstance(caption, str):
+                rows.append({"file_name": image.name, "text": caption})
+        if rows != self._rows:
+            with atomic_write(self._folder / METADATA) as file:
+                file.writelines(map(_line, rows))
+        (self._folder / JOURNAL).unlink(missing_ok=True)
+
+
+def _read_rows(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    """The numbers of the lines, and the objects in them."""
+    numbers: list[int] = []
+    rows: list[dict[str, Any]] = []
+    if not path.is_file():
+        return numbers, rows
+    with open(path, "rb") as file:
+        for number, text in text_lines(file):
+            row = text if isinstance(text, BadRecord) else parse_object(text) if text.strip() else None
+            if isinstance(row, BadRecord):
+                raise ValueError(f"{path}:{number}: {row.reason}: {row.detail}; captions are added to rows of JSON")
+            if row is not None:
+                numbers.append(number)
+                rows.append(row)
+    return numbers, rows
+
+
+def _name(row: Mapping[str, Any]) -> Optional[str]:
+    """The path of a row's image, as image_files names it."""
+    name = row.get("file_name")
+    return Path(name.replace("\\", "/")).as_posix() if isinstance(name, str) and name else None
+
+
+def _caption(row: Mapping[str, Any]) -> Optional[str]:
+    split = split_row(row, "text")
+    return None if isinstance(split, BadRecord) else split[0]
+
+
+def _conditions(rows: list[dict[str, Any]]) -> set[str]:
+    paths = (row.get(column) for row in rows for column in IMAGE_COLUMNS)
+    return {Path(path.replace("\\", "/")).as_posix() for path in paths if isinstance(path, str)}
+
+
+def _read_journal(path: Path) -> dict[str, str]:
+    """The captions that a run before has left; a line that was cut off is taken back."""
+    if not path.is_file():
+        return {}
+    with open(path, "r+b") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        file.truncate(whole)
+    rows = [json.loads(line) for line in data[:whole].splitlines()]
+    return {row["file_name"]: row["text"] for row in rows}
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair, as in the names of files that are no UTF-8
+        return json.dumps(row).encode() + b"\n"
