@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -46,11 +47,13 @@ def make_data(kind: str, count: int, folder: Path) -> Path:
 
 
 class Trained(NamedTuple):
-    """What a run took. seconds: all of it; peak_bytes: of resident memory; log: what it printed."""
+    """What a run took. seconds: all of it; peak_bytes: of resident memory; log: what it printed; cpu_seconds: what its
+    processes computed, which a machine that is shared does not lengthen."""
 
     seconds: float
     peak_bytes: int
     log: str
+    cpu_seconds: float
 
 
 def train(script: str, output: Path, flags: Sequence[Any]) -> float:
@@ -63,7 +66,7 @@ def train_measured(script: str, output: Path, flags: Sequence[Any]) -> Trained:
     command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / script), "--output_dir", str(output)]
     command += ["--overwrite_output_dir", *COMMON.split(), *map(str, flags)]
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
-    started, peak = time.perf_counter(), 0
+    started, peak, computed = time.perf_counter(), 0, _children_seconds()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT)
         while process.poll() is None:
@@ -76,7 +79,13 @@ def train_measured(script: str, output: Path, flags: Sequence[Any]) -> Trained:
     (output / "log.txt").write_text(log)
     if process.returncode:
         raise RuntimeError(f"{script} ended with code {process.returncode}:\n{log[-3000:]}")
-    return Trained(seconds, peak, log)
+    return Trained(seconds, peak, log, _children_seconds() - computed)
+
+
+def _children_seconds() -> float:
+    """Of all cores, by the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _peak_bytes(pid: int) -> int:
