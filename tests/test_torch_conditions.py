@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from ppsd import compat  # isort: skip  before paddle
@@ -21,15 +23,21 @@ from ppdiffusers.transformers import CLIPTextModel
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from ppsd.diffusion.objective import Denoise, Objective, reduce
+from ppsd.diffusion.draws import Draws
+from ppsd.diffusion.objective import Objective, reduce
 from ppsd.diffusion.schedule import NoiseSchedule
 from ppsd.models.bundle import Bundle
-from ppsd.models.conditions import control_of, depth_concat, inpaint_concat
-from ppsd.models.controlnet import load_controlnet, trained_layers
-from ppsd.models.denoiser import ConcatDenoiser, ControlDenoiser, T2IAdapterDenoiser
+from ppsd.models.conditions import depth_concat, inpaint_concat
+from ppsd.models.controlnet import load_controlnet
 from ppsd.models.loading import load_component
 from ppsd.models.widening import widen_conv_in
-from ppsd.types import Condition
+from ppsd.trainers import step as step_module
+from ppsd.trainers.arguments.controlnet import ControlNetArguments
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.depth import DepthTrainer
+from ppsd.trainers.inpainting import InpaintingTrainer
+from ppsd.trainers.step import DiffusionStep, Told
+from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.tiny import SCHEDULER_CONFIG, tiny_tokenizer, tiny_vae
 from tests.torch_reference import INPUTS, REFERENCE, sketch
 
@@ -45,42 +53,47 @@ def given(name: str) -> paddle.Tensor:
 
 
 def bundle(case: str) -> Bundle:
-    """With the reference's weights, all frozen but what is trained."""
+    """With the reference's weights."""
     unet = load_component(UNet2DConditionModel, str(REFERENCE), "unet", "--unet_name_or_path")
     text_encoder = load_component(CLIPTextModel, str(REFERENCE), "text_encoder", "--text_encoder_name_or_path")
     made = Bundle(tiny_vae(), text_encoder, tiny_tokenizer(), unet, SCHEDULER_CONFIG)
     words = case.split("-")
     if words[0] == "controlnet":
         made.controlnet = load_controlnet(str(REFERENCE / "controlnet"), unet)
-        made.freeze(trained_layers(made, "sd_unlocked" not in words, "only_mid_control" in words))
     elif words[0] == "t2i_adapter":
         made.controlnet = load_component(T2IAdapter, str(REFERENCE), "t2i_adapter", "--controlnet_model_name_or_path")
-        made.freeze([made.controlnet])
     else:
         weight = given(f"{words[0]}.conv_in.weight")
         widen_conv_in(unet, weight.shape[1])
         unet.conv_in.weight.set_value(weight)
-        made.freeze([unet])
     return made
 
 
-def denoiser(case: str, made: Bundle) -> Denoise:
-    if case == "t2i_adapter":
-        return T2IAdapterDenoiser(made.unet, made.controlnet)
-    if case in ("inpainting", "depth"):
-        return ConcatDenoiser(made.unet)
-    return ControlDenoiser(made.unet, made.controlnet, only_mid_control="only_mid_control" in case)
+def method_of(case: str) -> type[StableDiffusionTrainer]:
+    return {"inpainting": InpaintingTrainer, "depth": DepthTrainer}.get(case, ControlNetTrainer)
+
+
+def run_of(case: str) -> Any:
+    """As the words of `case` say."""
+    words = case.split("-")
+    own = ControlNetArguments(
+        control_type=words[0], sd_locked="sd_unlocked" not in words, only_mid_control="only_mid_control" in words
+    )
+    return SimpleNamespace(own=own, model=SimpleNamespace(network_module=None))
+
+
+def concat_told(case: str) -> Told:
+    """What the reference has beside the latents; how it is made of a batch is tested below."""
+    return lambda condition, *_: replace(condition, concat=given(f"{case}.concat"))
 
 
 def one_step(case: str, recompute: bool = False) -> dict[str, Any]:
-    """loss, and the gradients by torch's names and layout."""
-    made = bundle(case)
-    denoise, predicted = denoiser(case, made), {}
+    """loss, and the gradients by torch's names and layout, of the step that is trained with."""
+    made, method, run, predicted = bundle(case), method_of(case), run_of(case), {}
+    denoise = method.denoiser(run, made)
     if recompute:
         for layer in (made.unet, made.controlnet):
             layer.enable_gradient_checkpointing()
-    for layer in made.layers():
-        layer.train()
 
     def watched(*args: Any) -> paddle.Tensor:
         predicted["x"] = denoise(*args)
@@ -89,13 +102,17 @@ def one_step(case: str, recompute: bool = False) -> dict[str, Any]:
     x0, noise, timesteps, input_ids = (
         paddle.to_tensor(INPUTS[name][0]) for name in ("x0", "noise", "timesteps", "input_ids")
     )
-    condition = Condition(made.text_encoder(input_ids)[0].detach())
-    if case in ("inpainting", "depth"):
-        condition.concat = given(f"{case}.concat")
-    else:
-        condition.control = control_of(given("conditioning"))
+    trained = {"unet": made.unet} if made.controlnet is None else {"controlnet": made.controlnet}
+    learning = [made.unet] if made.controlnet is None else list(method.learning_layers(run, made))
     objective = Objective(NoiseSchedule.from_config(SCHEDULER_CONFIG, "epsilon"))
-    loss = reduce(objective.losses(watched, x0, noise, timesteps, condition), paddle.ones([4]))
+    told = concat_told(case) if case in ("inpainting", "depth") else method.told
+    step = DiffusionStep(made, objective, trained, learning=learning, denoiser=watched, told=told)
+    step.train()
+    beside = {} if told is not method.told else {"conditioning": given("conditioning")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "sample", lambda vae, moments, noise: moments)
+        draws = Draws(noise, timesteps, None, vae_noise=noise)
+        loss = reduce(step(input_ids=input_ids, draws=draws, moments=x0, **beside), paddle.ones([4]))
     loss.backward()
     gradients = gradients_of("unet", made.unet)
     if made.controlnet is not None:

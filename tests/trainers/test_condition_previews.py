@@ -1,0 +1,139 @@
+"""Previews of methods with conditions: what was told stands left of what was drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppsd.sampling.painters import DepthPainter, InpaintingPainter
+from ppsd.sampling.prompts import Prompt
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.depth import DepthTrainer
+from ppsd.trainers.inpainting import InpaintingTrainer
+from ppsd.trainers.preview_conditions import Files, pair
+from tests.data.scenes import mask_of, scene
+from tests.trainers.condition_runs import NARROW, Method, learn, scenes
+from tests.trainers.conftest import Run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scenes(tmp_path_factory.mktemp("scenes") / "set")
+
+
+def square(path: Path, seed: int, size: int = 64) -> np.ndarray:
+    """A mask of a scene, as a file; its pixels are what training would have, too."""
+    image = mask_of(scene(size, size, seed=seed)).point(lambda value: 255 if value >= 128 else 0)
+    image.save(path)
+    return np.asarray(image)
+
+
+def tiles(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def test_condition_and_results_side_by_side(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """Two images for one prompt, three pictures of each."""
+    shown = [square(tmp_path / f"{n}.png", n) for n in range(2)]
+    given: dict[str, Any] = {
+        "validation_image": [tmp_path / "0.png", tmp_path / "1.png"],
+        "validation_prompts": ["a shape"],
+        "num_validation_images": 3,
+        "max_steps": 1,
+        **NARROW,
+    }
+    trainer = learn(tiny_run, tmp_path / "run", ControlNetTrainer, folder, image_logging_steps=1, **given)
+    assert [prompt.text for prompt in trainer.previews.given] == ["a shape"] * 2
+    sheet = tiles(tmp_path / "run" / "previews" / "step-0000001.png")
+    scale = 3  # so that the words can be read
+    cell = 64 * scale + 8
+    assert sheet.shape[1] == 4 * cell
+    height = sheet.shape[0] // 2
+    for row, expected in enumerate(shown):
+        left = sheet[row * height + 4 : row * height + 4 + 64 * scale : scale, 4 : 4 + 64 * scale : scale]
+        np.testing.assert_array_equal(left[..., 0], expected)
+
+
+@pytest.mark.parametrize("method", [ControlNetTrainer, InpaintingTrainer, DepthTrainer])
+def test_a_continued_run_draws_with_the_conditions_of_its_beginning(
+    tiny_run: Run, tmp_path: Path, folder: Path, method: Method
+) -> None:
+    given: dict[str, Any] = {"image_logging_steps": 2, "save_steps": 2}
+    first = learn(tiny_run, tmp_path, method, folder, max_steps=2, **given)
+    again = learn(tiny_run, tmp_path, method, folder, max_steps=4, **given)
+    assert set(first.previews.told) == set(first.painter().conditions)
+    for name, value in first.previews.told.items():
+        np.testing.assert_array_equal(again.previews.told[name], value)
+        assert len(value) == len(again.previews.given) == 4
+    assert (tmp_path / "previews" / "step-0000004.png").is_file()
+
+
+def test_masks_are_shown_as_grey_in_their_pictures() -> None:
+    pixels = np.full((1, 4, 4, 3), 200, np.uint8)
+    mask = np.zeros((1, 4, 4), np.uint8)
+    mask[0, :2] = 255
+    found = InpaintingPainter.shown(InpaintingPainter.__new__(InpaintingPainter), {"pixels": pixels, "mask": mask})
+    assert (found[0, :2] == 127).all()
+    assert (found[0, 2:] == 200).all()
+    depth = np.array([[[0.0, 0.5], [1.0, 0.2]]], np.float32)
+    grey = DepthPainter.shown(DepthPainter.__new__(DepthPainter), {"depth": depth})
+    assert grey[0, ..., 1].tolist() == [[0, 128], [255, 51]]
+
+
+def of(flag: str, *paths: str) -> Files:
+    return Files(flag, "conditioning", list(paths) or None)
+
+
+def test_one_prompt_or_one_image_is_for_all() -> None:
+    one, two = [Prompt("a")], [Prompt("a"), Prompt("b")]
+    prompts, files = pair(one, [of("validation_image", "x", "y")])
+    assert ([prompt.text for prompt in prompts], files[0].paths) == (["a", "a"], ["x", "y"])
+    prompts, files = pair(two, [of("validation_image", "x")])
+    assert ([prompt.text for prompt in prompts], files[0].paths) == (["a", "b"], ["x", "x"])
+    assert pair([], [of("validation_image")]) == ([], [])
+    assert pair(two, []) == (two, [])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "files", "message"),
+    [
+        (["a", "b"], [of("validation_image", "x", "y", "z")], "--validation_image 3, --validation_prompt 2"),
+        (["a"], [of("validation_image")], "--validation_prompt needs --validation_image"),
+        ([], [of("validation_image", "x")], "--validation_image needs --validation_prompt"),
+        (["a"], [of("validation_image", "x"), of("validation_mask")], "needs --validation_mask"),
+    ],
+)
+def test_other_numbers_of_them_are_refused(prompts: list[str], files: list[Files], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pair([Prompt(text) for text in prompts], files)
+
+
+def test_prompts_with_a_size_of_their_own_are_refused() -> None:
+    with pytest.raises(ValueError, match="'a' has a size of its own"):
+        pair([Prompt("a", width=64)], [of("validation_image", "x")])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (None, "No such file"),
+        ("words", "not an image"),
+        ("wide", "other shape than the image"),
+    ],
+)
+def test_files_that_cannot_be_told_are_named(
+    tiny_run: Run, tmp_path: Path, folder: Path, write: str, message: str
+) -> None:
+    picture, mask = tmp_path / "picture.png", tmp_path / "mask.png"
+    scene(64, 64).save(picture)
+    if write == "words":
+        mask.write_text("no picture")
+    elif write == "wide":
+        mask_of(scene(90, 60)).save(mask)
+    given = {"validation_image": picture, "validation_mask": mask, "validation_prompts": ["a"], "do_train": False}
+    with pytest.raises(ValueError, match=rf"--validation_mask: .*{message}"):
+        learn(tiny_run, tmp_path / "run", InpaintingTrainer, folder, **given)

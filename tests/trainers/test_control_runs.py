@@ -1,0 +1,190 @@
+"""ControlNets, T2I-Adapters and adapters of ControlNets: what is trained, what is saved, and from where it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+
+from ppsd.diffusion.draws import draw
+from ppsd.models.controlnet import load_controlnet
+from ppsd.models.denoiser import PlainDenoiser
+from ppsd.models.loading import load_component
+from ppsd.models.saving import read_weights
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.trainer import StableDiffusionTrainer
+from tests.trainers.condition_runs import NARROW, base_unet, first_batch, scenes, unet
+from tests.trainers.condition_runs import built as built_run
+from tests.trainers.condition_runs import learn as learn_run
+from tests.trainers.conftest import Run, assert_same_weights, losses, weights
+
+FILE = "diffusion_paddle_model.safetensors"
+KINDS: dict[str, dict[str, Any]] = {
+    "controlnet": NARROW,
+    "decoder, too": {**NARROW, "sd_locked": False, "use_ema": True},
+    "middle alone": {**NARROW, "only_mid_control": True},
+    "adapters": {**NARROW, "network_module": "lora", "network_dim": 2, "use_ema": True},
+    "t2i_adapter": {"control_type": "t2i_adapter"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return scenes(tmp_path_factory.mktemp("scenes") / "set")
+
+
+def learn(run: Run, output: Path, folder: Path, **changes: Any) -> StableDiffusionTrainer:
+    return learn_run(run, output, ControlNetTrainer, folder, **changes)
+
+
+def built(run: Run, output: Path, folder: Path, **changes: Any) -> StableDiffusionTrainer:
+    return built_run(run, output, ControlNetTrainer, folder, **changes)
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "middle alone", "adapters"])
+def test_a_fresh_controlnet_changes_nothing(tiny_run: Run, tmp_path: Path, folder: Path, kind: str) -> None:
+    """The first prediction is the base's bit for bit, whatever the condition shows."""
+    trainer = built(tiny_run, tmp_path, folder, **KINDS[kind])
+    batch = first_batch(trainer)
+    draws = draw(batch["seed"], trainer.latent_shape(batch), num_train_timesteps=1000)
+    assert batch["conditioning"].astype("float32").std().item() > 10
+    with_control = trainer.losses(trainer.step, batch, draws)
+    trainer.step.denoiser = PlainDenoiser(trainer.bundle.unet)
+    np.testing.assert_array_equal(with_control.numpy(), trainer.losses(trainer.step, batch, draws).numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_and_what_stays(tiny_run: Run, tmp_path: Path, folder: Path, kind: str) -> None:
+    before = {name: value.numpy() for name, value in _control(built(tiny_run, tmp_path / "0", folder, **KINDS[kind]))}
+    trainer = learn(tiny_run, tmp_path / "run", folder, max_steps=3, **KINDS[kind])
+    changed = {name for name, value in _control(trainer) if (value.numpy() != before[name]).any()}
+    stays = {name for name in before if name.startswith("controlnet_down_blocks")} if kind == "middle alone" else set()
+    assert changed, "after three steps the zero convolutions let the rest learn, too"
+    assert not changed & stays
+    assert all((before[name] == 0).all() for name in stays)
+    own, base = unet(trainer), base_unet(trainer)
+    moved = {name.split(".")[0] for name in own if (own[name] != base[name]).any()}
+    assert moved == ({"up_blocks", "conv_norm_out", "conv_out"} if kind == "decoder, too" else set())
+
+
+def _control(trainer: StableDiffusionTrainer) -> list[tuple[str, paddle.Tensor]]:
+    assert trainer.bundle.controlnet is not None
+    return list(trainer.bundle.controlnet.named_parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_where_it_was_cut(tiny_run: Run, tmp_path: Path, folder: Path, kind: str) -> None:
+    whole = learn(tiny_run, tmp_path / "whole", folder, max_steps=4, save_steps=2, **KINDS[kind])
+    learn(tiny_run, tmp_path / "cut", folder, max_steps=2, save_steps=2, **KINDS[kind])
+    rest = learn(tiny_run, tmp_path / "cut", folder, max_steps=4, save_steps=2, **KINDS[kind])
+    assert losses(rest)[-2:] == losses(whole)[-2:]
+    for part in whole.step.trained:
+        ends = [weights(tmp_path / name / "checkpoint-4", part) for name in ("cut", "whole")]
+        assert_same_weights(*ends)
+
+
+def test_the_export_is_a_controlnet_to_load(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    trainer = learn(tiny_run, tmp_path, folder, max_steps=2, use_ema=True, ema_decay=0.5, **NARROW)
+    found = load_controlnet(str(tmp_path), trainer.bundle.unet)
+    assert trainer.ema is not None
+    averaged = {name: value.numpy() for name, value in trainer.ema.state_dict().items()}
+    assert_same_weights({name: found.state_dict()[name].numpy() for name in averaged}, averaged)
+    raw = read_weights(tmp_path / "checkpoint-2" / "controlnet" / FILE)
+    assert any((raw[name] != averaged[name]).any() for name in averaged)
+    assert not (tmp_path / "model_index.json").exists(), "the UNet is the base's"
+
+
+def test_begins_with_a_controlnet_that_is_given(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    learn(tiny_run, tmp_path / "first", folder, max_steps=2, **NARROW)
+    again = built(tiny_run, tmp_path / "again", folder, controlnet_model_name_or_path=tmp_path / "first")
+    found = {name: value.numpy() for name, value in _control(again)}
+    saved = read_weights(tmp_path / "first" / FILE)
+    assert_same_weights(found, {name: saved[name] for name in found})
+
+
+def test_adapters_are_exported_within_a_controlnet(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """Which says what the adapters beside the copy said, of their averages."""
+    trainer = learn(tiny_run, tmp_path, folder, max_steps=3, learning_rate=1e-2, **KINDS["adapters"])
+    whole, step = load_controlnet(str(tmp_path), trainer.bundle.unet), trainer.step
+    batch = first_batch(trainer)
+    control = batch["conditioning"].astype("float32") / 255
+    x, t, hidden = (
+        paddle.randn([4, 4, 8, 8]),
+        paddle.to_tensor([3, 200, 500, 900]),
+        step.conditioning(batch["input_ids"]),
+    )
+    step.eval(), whole.eval()
+    assert trainer.ema is not None
+    with paddle.no_grad(), trainer.ema.applied():
+        beside = trainer.bundle.controlnet(x, t, hidden.hidden, control, return_dict=False)
+    with paddle.no_grad():
+        within = whole(x, t, hidden.hidden, control, return_dict=False)
+    assert abs(beside[1]).max().item() > 1e-4
+    np.testing.assert_allclose(within[1].numpy(), beside[1].numpy(), atol=1e-5)
+    size = sum(value.size for value in weights(tmp_path / "checkpoint-3", "controlnet").values())
+    assert size < 0.7 * sum(value.size for value in read_weights(tmp_path / FILE).values()), (
+        "a checkpoint has them alone"
+    )
+
+
+def test_a_decoder_that_is_trained_is_exported_with_its_controlnet(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    from ppdiffusers import StableDiffusionControlNetPipeline
+
+    trainer = learn(tiny_run, tmp_path, folder, max_steps=2, sd_locked=False, **NARROW)
+    pipe = StableDiffusionControlNetPipeline.from_pretrained(str(tmp_path))
+    assert_same_weights({name: value.numpy() for name, value in pipe.unet.state_dict().items()}, unet(trainer))
+    control = {name: value.numpy() for name, value in pipe.controlnet.state_dict().items()}
+    assert_same_weights(control, {name: value.numpy() for name, value in _control(trainer)})
+
+
+def test_a_t2i_adapter_is_exported_to_load(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    from ppdiffusers import T2IAdapter
+
+    trainer = learn(tiny_run, tmp_path, folder, max_steps=2, **KINDS["t2i_adapter"])
+    found = load_component(T2IAdapter, str(tmp_path), None, "--controlnet")
+    own = {name: value.numpy() for name, value in _control(trainer)}
+    assert_same_weights({name: value.numpy() for name, value in found.named_parameters()}, own)
+
+
+def test_cached_latents_and_pictures_learn_the_same(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    given = {"max_steps": 3, "center_crop": True, **NARROW}
+    plain = learn(tiny_run, tmp_path / "plain", folder, **given)
+    cached = learn(tiny_run, tmp_path / "cached", folder, cache_latents=True, **given)
+    np.testing.assert_allclose(losses(cached), losses(plain), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"train_text_encoder": True}, "--train_text_encoder: a ControlNet"),
+        ({"placeholder_token": "<x>", "initializer_token": "red"}, "--placeholder_token: a ControlNet"),
+        ({"control_type": "lllite"}, "--control_type is lllite; it must be controlnet or t2i_adapter"),
+        ({"control_type": "t2i_adapter", "sd_locked": False}, "--sd_locked False is of ControlNets"),
+        ({"control_type": "t2i_adapter", "only_mid_control": True}, "--only_mid_control is of ControlNets"),
+        ({"network_module": "lora", "sd_locked": False}, "--network_module: adapters are for"),
+        ({"network_module": "lora", "network_weights": "x.safetensors"}, "--network_weights is not for adapters of"),
+        ({"annotator": "canny", "cache_latents": True}, "--annotator with --cache_latents"),
+        ({"conditioning_embedding_out_channels": [4, 8]}, "makes a picture 2 times smaller, the VAE 8 times"),
+        ({"conditioning_image_column": "sketch"}, "no conditioning image"),
+        ({"annotator": "kenny"}, "--annotator kenny is not one of"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    tiny_run: Run, tmp_path: Path, folder: Path, flags: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        built(tiny_run, tmp_path, folder, **{"check_data": "quick", **flags})
+
+
+def test_a_controlnet_of_another_model_is_refused(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    import json
+
+    learn(tiny_run, tmp_path / "first", folder, max_steps=1, **NARROW)
+    config = tmp_path / "first" / "config.json"
+    told = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**told, "layers_per_block": told["layers_per_block"] + 1}), encoding="utf-8")
+    with pytest.raises(ValueError, match="--controlnet_model_name_or_path"):
+        built(tiny_run, tmp_path / "again", folder, controlnet_model_name_or_path=tmp_path / "first")
