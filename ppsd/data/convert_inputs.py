@@ -40,9 +40,9 @@ def open_inputs(
     count: int | None = 0
     opened: list[Iterable[AnySource]] = []
     for text in inputs:
-        parts = _parts(text, output)
+        parts = parts_of(text, output)
         if parts is None:
-            _check_apart(text, output, inside=True)
+            check_apart(text, output, inside=True)
             opened.append(_item_sources(text, per_part or IMAGES_PER_SOURCE, image_column, caption_column))
         else:
             opened.append(PartSource(part, image_column, caption_column) for part in parts)
@@ -50,7 +50,7 @@ def open_inputs(
     return (source for sources in opened for source in sources), count
 
 
-def _parts(text: str, output: Path) -> list[str] | None:
+def parts_of(text: str, output: Path) -> list[str] | None:
     """The parts that an input names; None where it is one of images."""
     if text.endswith((FILELIST_SUFFIX, LIST_SUFFIX)):
         parts = list(dict.fromkeys(part for source in read_file_list(text) for part in source.parts))
@@ -59,9 +59,9 @@ def _parts(text: str, output: Path) -> list[str] | None:
     elif os.path.isdir(text):
         names = _part_names(text)
         if not names:
-            _check_apart(text, output, inside=True)
-            file_list = _own_list(text)
-            return None if file_list is None else _parts(file_list, output)
+            check_apart(text, output, inside=True)
+            file_list = own_list(text)
+            return None if file_list is None else parts_of(file_list, output)
         parts = [os.path.join(text, name) for name in names]
     elif not os.path.exists(text):
         raise FileNotFoundError(f"--input {text}: there is no such file or folder")
@@ -70,7 +70,7 @@ def _parts(text: str, output: Path) -> list[str] | None:
     else:
         parts = [text]
     for folder in {os.path.dirname(part) for part in parts if not is_url(part)}:
-        _check_apart(folder, output, inside=False)
+        check_apart(folder, output, inside=False)
     return parts
 
 
@@ -83,7 +83,7 @@ def _part_names(folder: str) -> list[str]:
     return []
 
 
-def _own_list(folder: str) -> str | None:
+def own_list(folder: str) -> str | None:
     """The list of a folder that one of the tools has written (ppsd.formats.layout). Raises ValueError for several."""
     lists = sorted(map(str, Path(folder, "filelist").glob(f"*{LIST_SUFFIX}")))
     if len(lists) > 1:
@@ -91,7 +91,7 @@ def _own_list(folder: str) -> str | None:
     return lists[0] if lists else None
 
 
-def _check_apart(folder: str, output: Path, inside: bool) -> None:
+def check_apart(folder: str, output: Path, inside: bool) -> None:
     """Refuse to read from a folder that is written to; `inside`: nor from one above it, nor from one of its parts."""
     read, written = Path(os.path.realpath(folder)), Path(os.path.realpath(output))
     if read == written or (inside and (read in written.parents or written in read.parents)):

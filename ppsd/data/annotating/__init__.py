@@ -1,0 +1,1 @@
+"""Writing data sets anew with a column of pictures that annotators make: what tools/annotate.py does."""

@@ -1,0 +1,245 @@
+"""A folder of images with a column more: images, pictures in a folder of their own, and metadata.jsonl."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import json
+import os
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Optional, Union, cast
+
+from ppsd.data.annotating.pictures import Place, Settings, fingerprint, maker_of, mark_of, points_of
+from ppsd.data.decode import open_image
+from ppsd.data.jobs import run_jobs
+from ppsd.data.tally import Tally
+from ppsd.formats.atomic import atomic_write
+from ppsd.formats.extras import plain
+from ppsd.formats.image_bytes import read_image_file
+from ppsd.formats.image_folder_writer import METADATA
+from ppsd.formats.items import FolderItem
+from ppsd.formats.lines import NO_CAPTION
+from ppsd.types import BadRecord
+
+OUTSIDE_FOLDER = "_outside"
+IMAGES_FOLDER = "images"
+_A_JOB = 16
+_REPEATS = r"\d+_.+"
+
+Items = Iterable[tuple[str, Union[FolderItem, BadRecord]]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FolderTask:
+    """What is done to every image of the folder `root`; `output` is another folder.
+
+    grouped: what the names of the folders in `root` say (kohya's "10_a dog") is kept, so that each of them becomes a
+    folder with its own metadata. caption_column: the name that captions get.
+    """
+
+    settings: Settings
+    column: str
+    root: Path
+    output: Path
+    caption_column: str = "text"
+    overwrite: bool = False
+    grouped: bool = False
+
+    def places(self, image: Path) -> tuple[Path, Path]:
+        """The folder whose metadata has an image, and the image's name from there, both of the output."""
+        name = os.path.relpath(os.path.abspath(image), os.path.abspath(self.root))
+        if name == os.pardir or name.startswith(os.pardir + os.sep):
+            folder = hashlib.blake2b(os.fsencode(os.path.abspath(image.parent)), digest_size=4).hexdigest()
+            name = os.path.join(OUTSIDE_FOLDER, folder, image.name)
+        if not self.grouped:
+            return self.output, Path(name)
+        top, slash, rest = name.partition(os.sep)
+        return (self.output / top, Path(rest)) if slash else (self.output / IMAGES_FOLDER, Path(name))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A few images, each with where it comes from."""
+
+    task: FolderTask
+    items: tuple[tuple[str, Union[FolderItem, BadRecord]], ...]
+
+
+@dataclass
+class Annotated:
+    """kept: images that had the column already; again: those that were done by an earlier run; folders: of metadata."""
+
+    tally: Tally = field(default_factory=Tally)
+    kept: int = 0
+    again: int = 0
+    folders: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Done:
+    """What has become of a job's images: their rows, by the folder whose metadata they belong to."""
+
+    rows: list[tuple[Path, Row]] = field(default_factory=list)
+    result: Annotated = field(default_factory=Annotated)
+    count: int = 0
+
+
+def has_repeats(root: Path) -> bool:
+    """Whether names of folders say how often their images count; where there is metadata they do not."""
+    if any((root / name).is_file() for name in (METADATA, "metadata.csv")):
+        return False
+    return any(re.fullmatch(_REPEATS, entry.name, flags=re.DOTALL) and entry.is_dir() for entry in root.iterdir())
+
+
+def annotate_folder(
+    items: Items, task: FolderTask, *, num_workers: int = 0, on_images: Callable[[int], Any] = lambda count: None
+) -> Annotated:
+    """Write what is not there yet, and the metadata last: until then the folder has no captions to train with.
+
+    A picture is there when its file has the mark of this image and these settings. Raises OSError for what cannot be
+    written, ValueError, WorkerDied.
+    """
+    _clean(task.output)
+    total = Annotated()
+    writers: dict[Path, BinaryIO] = {}
+    jobs = (Job(task, chunk) for chunk in _chunks(items))
+    with ExitStack() as stack:
+        results = run_jobs(annotate_items, jobs, num_workers)
+        for done in stack.enter_context(closing(cast("Generator[Done, None, None]", results))):
+            for folder, row in done.rows:
+                if folder not in writers:
+                    writers[folder] = stack.enter_context(atomic_write(folder / METADATA))
+                writers[folder].write(_line(row))
+            total.tally.merge(done.result.tally)
+            total.kept += done.result.kept
+            total.again += done.result.again
+            on_images(done.count)
+    total.folders = list(writers)
+    return total
+
+
+def _clean(output: Path) -> None:
+    """Remove the metadata of an earlier run, and what one that was killed had begun to write."""
+    for folder, _, names in os.walk(output):
+        for name in names:
+            if name == METADATA or (name.startswith(".") and name.endswith(".tmp")):
+                Path(folder, name).unlink()
+
+
+def _chunks(items: Items) -> Iterator[tuple[tuple[str, Union[FolderItem, BadRecord]], ...]]:
+    iterator = iter(items)
+    while chunk := tuple(islice(iterator, _A_JOB)):
+        yield chunk
+
+
+def annotate_items(job: Job) -> Done:
+    """Write the images and their pictures, each file whole or not at all."""
+    done = Done(count=len(job.items))
+    for where, item in job.items:
+        made = item if isinstance(item, BadRecord) else _annotate(item, job.task, done.result)
+        if isinstance(made, BadRecord):
+            done.result.tally.add(made.reason, where, made.detail)
+        else:
+            done.result.tally.used += 1
+            done.rows.append(made)
+    return done
+
+
+def _annotate(item: FolderItem, task: FolderTask, result: Annotated) -> Union[tuple[Path, Row], BadRecord]:
+    if item.caption is None:
+        return BadRecord(NO_CAPTION, str(item.image))
+    image = read_image_file(item.image)
+    if isinstance(image, BadRecord):
+        return image
+    opened = open_image(image)
+    if isinstance(opened, BadRecord):
+        return BadRecord(opened.reason, f"{item.image}: {opened.detail}")
+    folder, name = task.places(item.image)
+    if name.parts[0] in (task.column, *_paths(item.meta)):
+        raise ValueError(f"{item.image}: pictures are written to a folder {name.parts[0]}; rename the one of the image")
+    had = isinstance(item.meta.get(task.column), Path) and not task.overwrite
+    again, bad = (False, None) if had else _picture(item, image, task, folder, name)
+    if bad is not None:
+        return BadRecord(bad.reason, f"{item.image}: {bad.detail}")
+    row = _row(item, task, folder, name)
+    result.kept += had
+    result.again += again
+    return folder, row
+
+
+def _picture(
+    item: FolderItem, image: bytes, task: FolderTask, folder: Path, name: Path
+) -> tuple[bool, Optional[BadRecord]]:
+    """Write the image and then its picture; whether both were there."""
+    points = points_of(task.settings, item.meta, Place(item.image, task.root))
+    mark = fingerprint(task.settings, image, points)
+    path = _beside(folder, task.column, name, ".png")
+    if mark_of(path) == mark and _size(folder / name) == len(image):
+        return True, None
+    picture = maker_of(task.settings)(image, points, mark)
+    if isinstance(picture, BadRecord):
+        return False, picture
+    _write(folder / name, image)
+    _write(path, picture)
+    return False, None
+
+
+def _row(item: FolderItem, task: FolderTask, folder: Path, name: Path) -> Row:
+    """The item's line of metadata; its image and all pictures that its row names are in the output then."""
+    row: Row = {"file_name": name.as_posix(), task.caption_column: item.caption}
+    if item.more_captions:
+        row["captions"] = list(item.more_captions)
+    for key, value in _paths(item.meta).items():
+        if key != task.column or not task.overwrite:
+            path = _beside(folder, key, name, value.suffix)
+            _copy(value, path)
+            row[key] = path.relative_to(folder).as_posix()
+    if task.column not in row:
+        row[task.column] = _beside(folder, task.column, name, ".png").relative_to(folder).as_posix()
+    _copy(item.image, folder / name)
+    for key, value in sorted(item.meta.items()):
+        if key not in row and plain(value) is not None:
+            row[key] = plain(value)
+    return row
+
+
+def _paths(meta: Mapping[str, Any]) -> dict[str, Path]:
+    return {key: value for key, value in sorted(meta.items()) if isinstance(value, Path)}
+
+
+def _beside(folder: Path, column: str, name: Path, suffix: str) -> Path:
+    """Where a picture that belongs to the image `name` is written."""
+    return folder / column / name.with_name(f"{name.name}{suffix}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Unless it is there already."""
+    if _size(target) != source.stat().st_size or not filecmp.cmp(source, target, shallow=False):
+        _write(target, source.read_bytes())
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _line(row: Row) -> bytes:
+    """Half a surrogate pair can only be written as an escape; other text stays readable."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode() + b"\n"
