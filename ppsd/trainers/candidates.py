@@ -13,7 +13,7 @@ from ppsd.models.control_models import load_control
 from ppsd.models.saving import weights_file
 from ppsd.sampling.compare import CONTROLNET, OTHER_PARTS, Candidate
 from ppsd.trainers.checkpoint import find_checkpoints
-from ppsd.trainers.controlnet_folders import find_controlnet
+from ppsd.trainers.controlnet_folders import controlnets_of_pipeline, find_controlnet
 from ppsd.trainers.exporting import INDEX
 from ppsd.trainers.manifest import COMPLETE, read_manifest
 from ppsd.trainers.run_state import read_state
@@ -40,7 +40,7 @@ def find_candidates(paths: Sequence[str], pipeline: Optional[str], base: bool, e
             begun.setdefault((beginning.pipeline, *sorted(beginning.instead.items())), beginning)
             rows += _of_checkpoint(checkpoint, name, beginning, ema)
         if not _checkpoints(path, alone=True):
-            rows.append(Candidate(path, path))
+            rows.append(_of_pipeline(path))
     if not base:
         return rows
     if pipeline is not None:
@@ -94,6 +94,12 @@ def _of_checkpoint(folder: Path, label: str, beginning: Candidate, ema: bool) ->
     }
     rows = [Candidate(label, **common)]
     return [*rows, Candidate(f"{label} (EMA)", averaged=averaged[0], **common)] if ema and averaged else rows
+
+
+def _of_pipeline(path: str) -> Candidate:
+    """With its ControlNet, if it has one."""
+    own = (CONTROLNET,) if controlnets_of_pipeline(path) else ()
+    return Candidate(path, path, checkpoint=Path(path) if own else None, parts=own)
 
 
 def _add_embeddings(bundle: Bundle, candidate: Candidate) -> None:
