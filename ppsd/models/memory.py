@@ -19,9 +19,18 @@ def use_recompute(bundle: Bundle, train_text_encoder: bool) -> None:
     require_recompute()
     bundle.unet.enable_gradient_checkpointing()
     if bundle.controlnet is not None and not isinstance(bundle.controlnet, T2IAdapter):  # which is small
-        bundle.controlnet.enable_gradient_checkpointing()
+        recompute_blocks(bundle.controlnet)
     if train_text_encoder:
         bundle.text_encoder.gradient_checkpointing_enable()
+
+
+def recompute_blocks(controlnet: nn.Layer) -> None:
+    """Of a ControlNet or ControlLora: all that can be computed again. ppdiffusers' own switch leaves out transformers
+    and the middle block, which are most of what is kept."""
+    controlnet.enable_gradient_checkpointing()
+    for layer in getattr(controlnet, "controlnet", controlnet).sublayers():
+        if hasattr(layer, "gradient_checkpointing"):
+            layer.gradient_checkpointing = True
 
 
 def use_memory_efficient_attention(bundle: Bundle) -> None:
@@ -52,10 +61,15 @@ def use_vae_savings(vae: AutoencoderKL, slicing: bool, tiling: bool) -> None:
 
 
 def halve_frozen(bundle: Bundle, trained: Container[str], dtype: str) -> None:
-    """Cast the VAE to `dtype`, and what else is not in `trained`: the UNet where adapters are, and the text encoder
-    unless new tokens' embeddings are."""
+    """Cast the VAE to `dtype`, and what else is not in `trained`: the UNet, and the text encoder unless new tokens'
+    embeddings are.
+
+    Only networks that are frozen as a whole: a UNet whose decoder is trained (--sd_locked False) stays as it is, as its
+    checkpoints hold all of it. Its first weight says what a network casts its input to, so that a float32 ControlNet
+    beside a halved UNet gets float32; under AMP its residuals are halved like the features to which they are added.
+    """
     halved = [bundle.vae]
-    if "adapter" in trained:
+    if "unet" not in trained:
         halved.append(bundle.unet)
     if "text_encoder" not in trained and "embeddings" not in trained:
         halved.append(bundle.text_encoder)

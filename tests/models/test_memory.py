@@ -9,10 +9,16 @@ import paddle
 import pytest
 from ppdiffusers import AutoencoderKL
 
+from ppsd import compat
+from ppsd.adapters.base import Dropout, Options
+from ppsd.adapters.control_lora import new_control_lora
+from ppsd.adapters.targets import Wanted
 from ppsd.models.bundle import Bundle
+from ppsd.models.denoiser import ControlDenoiser
 from ppsd.models.latents import decode_mean, posterior
-from ppsd.models.memory import halve_frozen, parameter_bytes, use_vae_savings
-from tests.tiny import tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from ppsd.models.memory import halve_frozen, parameter_bytes, use_recompute, use_vae_savings
+from ppsd.types import Condition
+from tests.tiny import shaken, tiny_controlnet, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
 
 DEMO_VAE = Path(__file__).parents[2] / "examples" / "stable_diffusion" / "tiny_pipeline" / "vae"
 
@@ -74,15 +80,72 @@ def test_pictures_of_the_vaes_own_size_are_not_tiled(vae: AutoencoderKL) -> None
     np.testing.assert_array_equal(posterior(vae, pixels).numpy(), moments.numpy())
 
 
-@pytest.mark.parametrize("trained", [("unet",), ("unet", "text_encoder"), ("embeddings",)])
-def test_only_what_is_frozen_is_halved(trained: tuple[str, ...]) -> None:
-    bundle = Bundle(tiny_vae(), tiny_text_encoder(), tiny_tokenizer(), tiny_unet(), {})
-    parts = {"vae": bundle.vae, "text_encoder": bundle.text_encoder, "unet": bundle.unet}
-    before = {name: parameter_bytes(layer) for name, layer in parts.items()}
-    names = [p.name for p in bundle.vae.parameters()]
+@pytest.mark.parametrize(
+    ("trained", "halved"),
+    [
+        (("unet",), {"vae", "text_encoder"}),
+        (("unet", "text_encoder"), {"vae"}),
+        (("embeddings",), {"vae", "unet"}),
+        (("adapter",), {"vae", "unet", "text_encoder"}),
+        (("adapter", "embeddings"), {"vae", "unet"}),
+        (("controlnet",), {"vae", "unet", "text_encoder"}),
+        (("controlnet", "unet"), {"vae", "text_encoder"}),  # --sd_locked False
+    ],
+)
+def test_only_what_is_frozen_is_halved(trained: tuple[str, ...], halved: set[str]) -> None:
+    unet = tiny_unet()
+    bundle = Bundle(tiny_vae(), tiny_text_encoder(), tiny_tokenizer(), unet, {}, controlnet=tiny_controlnet(unet))
+    names = ("vae", "text_encoder", "unet", "controlnet")
+    before = {name: parameter_bytes(getattr(bundle, name)) for name in names}
+    paddle_names = [p.name for p in bundle.vae.parameters()]
+    copied = bundle.controlnet.conv_in.weight.numpy().copy()
     halve_frozen(bundle, trained, "bfloat16")
-    halved = {"vae"} if len(trained) == 2 or "embeddings" in trained else {"vae", "text_encoder"}
-    for name, layer in parts.items():
-        assert parameter_bytes(layer) == before[name] // (2 if name in halved else 1), name
+    for name in names:
+        assert parameter_bytes(getattr(bundle, name)) == before[name] // (2 if name in halved else 1), name
     assert {p.dtype for p in bundle.vae.parameters()} == {paddle.bfloat16}
-    assert [p.name for p in bundle.vae.parameters()] == names  # exports find the float32 originals by them
+    assert [p.name for p in bundle.vae.parameters()] == paddle_names  # exports find the float32 originals by them
+    assert bundle.controlnet.dtype == paddle.float32  # to which it casts its input, whatever the UNet's is
+    np.testing.assert_array_equal(bundle.controlnet.conv_in.weight.numpy(), copied)
+
+
+def controlled(recomputes: bool, adapts: bool) -> tuple[dict[str, np.ndarray], int]:
+    """Gradients of a ControlNet, or of adapters in one, and how many transformers and ResNets were computed."""
+    unet = shaken(tiny_unet(seed=1))
+    whole = trained = shaken(tiny_controlnet(unet))
+    if adapts:
+        wanted = Wanted(2, 2.0, 0, 0.0, "attn-mlp")
+        trained = shaken(new_control_lora(whole, wanted, "lora", Options(2), Dropout(), seed=0), seed=5)
+    bundle = Bundle(tiny_vae(), tiny_text_encoder(), tiny_tokenizer(), unet, {}, controlnet=trained)
+    bundle.freeze([trained])
+    if recomputes:
+        use_recompute(bundle, train_text_encoder=False)
+    for layer in (unet, trained):
+        layer.train()
+    computed = []
+    for layer in whole.sublayers():
+        if type(layer).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
+            layer.register_forward_post_hook(lambda *_: computed.append(1))
+    paddle.seed(3)
+    condition = Condition(hidden=paddle.randn([2, 7, 16]), control=paddle.rand([2, 3, 64, 64]))
+    x, t = paddle.randn([2, 4, 8, 8]), paddle.to_tensor([3, 500])
+    ControlDenoiser(unet, trained)(x, t, condition).square().mean().backward()
+    return {name: p.grad.numpy() for name, p in trained.named_parameters()}, len(computed)
+
+
+@pytest.mark.parametrize("adapts", [False, True])
+def test_all_blocks_of_a_controlnet_are_computed_again(adapts: bool) -> None:
+    """ppdiffusers' switch alone leaves out the transformers and the middle block. The gradients are the same."""
+    try:
+        compat.require_recompute()
+    except ValueError:
+        pytest.skip("this paddle cannot recompute here")
+    plain, once = controlled(recomputes=False, adapts=adapts)
+    again, computed = controlled(recomputes=True, adapts=adapts)
+    blocks = (
+        1 + 1 + 2 + 1 + 1
+    )  # two down blocks' ResNets, the middle block's, a transformer in the first and the middle
+    assert once == blocks
+    assert computed == 2 * blocks - 1  # the middle block begins with one that is not
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        np.testing.assert_allclose(again[name], gradient, atol=1e-6, err_msg=name)
