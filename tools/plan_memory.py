@@ -1,6 +1,7 @@
 """Say how much GPU memory a training run takes, part by part, and which flags make it fit.
 
     python tools/plan_memory.py --method dreambooth --model sd15 --resolution 512 --batch_size 1 --gpu 16
+    python tools/plan_memory.py --method controlnet --config configs/controlnet/8gb.yaml --gpu 8
 
 Weights, gradients, the optimizer's state and what layers keep for the backward pass are counted from the model's
 config; nothing is loaded. Measured in float32 on the CPU: the sum is 0.3 % more than what paddle allocated at most for
@@ -14,37 +15,62 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ppsd.models.footprint import NAMED, Footprint, read_footprint
-from ppsd.trainers.memory_plan import GIB, Settings, fitting, plan
-from ppsd.trainers.optimizers.choices import OPTIONS, optimizer_name
+import ppsd.compat  # noqa: F401
 
-METHODS = ("full", "dreambooth", "textual_inversion", "lora")
+from paddlenlp.trainer.argparser import strtobool
+
+from ppsd.models.footprint import NAMED, Footprint, read_footprint
+from ppsd.trainers.arguments import ModelArguments
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.depth import DepthTrainer
+from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.inpainting import InpaintingTrainer
+from ppsd.trainers.lora import LoRATrainer
+from ppsd.trainers.memory_plan import GIB, plan
+from ppsd.trainers.memory_recipe import settings_of
+from ppsd.trainers.memory_savings import fitting
+from ppsd.trainers.memory_settings import METHODS, Settings
+from ppsd.trainers.optimizers.choices import OPTIONS, optimizer_name
+from ppsd.trainers.parsing import parse_run
+from ppsd.trainers.textual_inversion import TextualInversionTrainer
+from ppsd.trainers.trainer import StableDiffusionTrainer
+
+TRAINERS: dict[str, type[StableDiffusionTrainer]] = {
+    "full": StableDiffusionTrainer,
+    "dreambooth": DreamBoothTrainer,
+    "textual_inversion": TextualInversionTrainer,
+    "lora": LoRATrainer,
+    "controlnet": ControlNetTrainer,
+    "inpainting": InpaintingTrainer,
+    "depth": DepthTrainer,
+}
+NAMES = {
+    "gradient_checkpointing": "recompute",
+    "enable_xformers_memory_efficient_attention": "efficient_attention",
+    "cache_latents": "cached",
+}
+"""Flags, and what Settings calls them."""
+SWITCHES = (
+    *("use_ema", "train_text_encoder", "with_prior_preservation", "gradient_checkpointing"),
+    *("vae_slicing", "vae_tiling", "cache_latents", "enable_xformers_memory_efficient_attention"),
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=METHODS, default="full", help="what is trained (default: full)")
-    names = ", ".join(NAMED)
-    parser.add_argument("--model", default="sd15", help=f"{names}, a pipeline folder, or the .json of a UNet")
-    parser.add_argument("--resolution", type=int, default=512, help="side of the pictures (default: 512)")
-    parser.add_argument("--batch_size", type=int, default=1, help="of one device and forward pass (default: 1)")
-    parser.add_argument(
-        "--gpu", type=float, default=24, help="GiB of the device: 8, 12, 16, 24, 40, 80 ... (default: 24)"
-    )
-    parser.add_argument("--network_dim", type=int, default=4, help="rank, of --method lora (default: 4)")
-    parser.add_argument("--optimizer_type", default="AdamW", help=f"{', '.join(OPTIONS)} (default: AdamW)")
-    parser.add_argument("--precision", choices=("float32", "O1", "O2"), default="float32", help="of --bf16 / --fp16")
-    switches = "use_ema train_text_encoder with_prior_preservation gradient_checkpointing vae_slicing cache_latents"
-    for name in [*switches.split(), "enable_xformers_memory_efficient_attention"]:
-        parser.add_argument(f"--{name}", action="store_true", help="as in training")
+    parser = make_parser()
     args = parser.parse_args()
     try:
-        settings = settings_of(args)
+        if args.config is not None:
+            parser.set_defaults(**read_recipe(args.method, args.config))
+            args = parser.parse_args()
+        settings = settings_from(args)
         model = read_footprint(args.model)
         if args.resolution % model.latent_factor or args.resolution <= 0 or args.batch_size <= 0:
             raise ValueError(f"--resolution must be a multiple of {model.latent_factor}, --batch_size at least 1")
@@ -54,29 +80,58 @@ def main() -> None:
     print("\n".join(report))
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """Raises ValueError for an unknown optimizer or flags that the method has not."""
-    if args.with_prior_preservation and args.method not in ("dreambooth", "lora"):
-        raise ValueError("--with_prior_preservation is of --method dreambooth and lora")
-    if args.network_dim < 1:
-        raise ValueError(f"--network_dim is {args.network_dim}; it must be at least 1")
-    if args.train_text_encoder and args.method == "textual_inversion":
-        raise ValueError("--train_text_encoder: --method textual_inversion trains only new rows of it")
-    return Settings(
-        method=args.method,
-        resolution=args.resolution,
-        batch_size=args.batch_size,
-        network_dim=args.network_dim,
-        optimizer_type=optimizer_name(args.optimizer_type),
-        precision=args.precision,
-        use_ema=args.use_ema,
-        train_text_encoder=args.train_text_encoder,
-        with_prior_preservation=args.with_prior_preservation,
-        recompute=args.gradient_checkpointing,
-        efficient_attention=args.enable_xformers_memory_efficient_attention,
-        vae_slicing=args.vae_slicing,
-        cached=args.cache_latents,
+def make_parser() -> argparse.ArgumentParser:
+    """Its flags are those of training, value for value, where they have the same name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=METHODS, default="full", help="what is trained (default: full)")
+    parser.add_argument("--config", help="recipe of the method; flags on the command line override it")
+    names = ", ".join(NAMED)
+    parser.add_argument("--model", default="sd15", help=f"{names}, a pipeline folder, or the .json of a UNet")
+    parser.add_argument("--resolution", type=int, default=512, help="side of the pictures (default: 512)")
+    parser.add_argument("--batch_size", type=int, default=1, help="of one device and forward pass (default: 1)")
+    parser.add_argument(
+        "--gpu", type=float, default=24, help="GiB of the device: 8, 12, 16, 24, 40, 80 ... (default: 24)"
     )
+    parser.add_argument("--network_module", help="lora, of any method")
+    parser.add_argument("--network_dim", type=int, default=4, help="rank of a LoRA (default: 4)")
+    parser.add_argument("--control_type", default="controlnet", help="controlnet or t2i_adapter")
+    parser.add_argument("--optimizer_type", default="AdamW", help=f"{', '.join(OPTIONS)} (default: AdamW)")
+    parser.add_argument("--precision", choices=("float32", "O1", "O2"), default="float32", help="of --bf16 / --fp16")
+    parser.add_argument("--frozen_dtype", default="float32", help="float32, bfloat16 or float16 (default: float32)")
+    parser.add_argument("--max_token_length", type=int, default=75, help="75, 150 or 225 (default: 75)")
+    for name in SWITCHES:
+        parser.add_argument(f"--{name}", type=strtobool, nargs="?", const=True, default=False, help="as in training")
+    parser.add_argument("--sd_locked", type=strtobool, nargs="?", const=True, default=True, help="as in training")
+    return parser
+
+
+def read_recipe(method: str, file: str) -> dict[str, Any]:
+    """What a recipe says, by the names of this tool's flags; defaults are the training script's. Raises ValueError, and
+    exits as a training script does for what is no recipe."""
+    trainer = TRAINERS[method]
+    run = parse_run(trainer.own_arguments, ["--config", file, "--output_dir", "none"], trainer.defaults)
+    settings = settings_of(method, run)
+    found = {name: value for name, value in vars(settings).items() if name not in ("method", "gpu")}
+    found.update({flag: found.pop(name) for flag, name in NAMES.items()})
+    found["frozen_dtype"] = run.args.frozen_dtype
+    base = run.model.pretrained_model_name_or_path
+    if base != ModelArguments.pretrained_model_name_or_path:
+        found["model"] = base
+    return found
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Raises ValueError for an unknown optimizer or data type, or flags that the method has not."""
+    if args.frozen_dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--frozen_dtype is {args.frozen_dtype}; it must be float32, bfloat16 or float16")
+    if args.frozen_dtype != "float32" and args.precision == "float32":
+        raise ValueError(f"--frozen_dtype {args.frozen_dtype} needs --precision O1 or O2")
+    given = {**vars(args), "half_frozen": args.frozen_dtype != "float32"}
+    given["optimizer_type"] = optimizer_name(args.optimizer_type)
+    given.update({name: given[flag] for flag, name in NAMES.items()})
+    settings = Settings(**{field.name: given[field.name] for field in fields(Settings) if field.name in given})
+    settings.check()
+    return settings
 
 
 def lines(model: Footprint, settings: Settings, gpu: float) -> list[str]:

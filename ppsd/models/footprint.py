@@ -24,6 +24,7 @@ _VAE: dict[str, Any] = {
     "layers_per_block": 2,
     "latent_channels": 4,
     "norm_num_groups": 32,
+    "sample_size": 512,
 }
 _TEXT: dict[int, dict[str, Any]] = {
     768: {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},

@@ -18,7 +18,8 @@ class Kept:
     """Numbers a sample of one layer.
 
     plain: all but attention's softmax; softmax: of its attentions; entry: what is left of plain and softmax where the
-    layer is computed again in the backward pass; columns: those of the widest convolution, unfolded (im2col).
+    layer is computed again in the backward pass; columns: those of the widest convolution, unfolded (im2col); blocks:
+    of a transformer, whose attentions are in the backward pass one after the other.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Kept:
     softmax: int
     entry: int
     columns: int
+    blocks: int = 1
 
 
 def resnet(name: str, layer: Any, n: int) -> Kept:
@@ -46,7 +48,7 @@ def transformer(name: str, layer: Any, n: int, tokens: int) -> Kept:
     around, block = 3 * c * n, 12 * c * n + 4 * wide * n + 2 * tokens * c
     heads = int(blocks[0].attn1.heads)
     softmax = heads * n * (n + tokens) * len(blocks)
-    return Kept(name, around + block * len(blocks), softmax, around + c * n * len(blocks), 0)
+    return Kept(name, around + block * len(blocks), softmax, around + c * n * len(blocks), 0, len(blocks))
 
 
 def kept_by_unet(unet: UNet2DConditionModel, h: int, w: int, tokens: int) -> list[Kept]:

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.memory_plan --model tiny
     python -m tests.benchmarks.memory_plan --model sd15 --resolution 256 -- --optimizer_type Adafactor
+    python -m tests.benchmarks.memory_plan --model tiny --method controlnet -- --sd_locked False
 
 Measured: what paddle had allocated at most (its own count) and the resident memory of the process beyond what it had
 before the models were built. sd15 with AdamW takes 16 GB. The last line is the result as JSON.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import ppsd.compat  # noqa: F401
@@ -21,19 +23,28 @@ from paddle.base import core
 from ppsd.models.footprint import read_footprint
 from ppsd.trainers.building import build_trainer
 from ppsd.trainers.console import show_log
-from ppsd.trainers.memory_plan import GIB, Settings, plan
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.inpainting import InpaintingTrainer
+from ppsd.trainers.memory_plan import GIB, plan
+from ppsd.trainers.memory_recipe import settings_of
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.benchmarks.full_size_step import write_frozen_parts
 from tests.images import write_parts
 
 ROOT = Path(__file__).parents[2]
+METHODS: dict[str, type[StableDiffusionTrainer]] = {
+    "full": StableDiffusionTrainer,
+    "controlnet": ControlNetTrainer,
+    "inpainting": InpaintingTrainer,
+}
 TINY = ROOT / "examples" / "stable_diffusion" / "tiny_pipeline"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "sd15", "sd21"), default="tiny")
+    parser.add_argument("--method", choices=METHODS, default="full")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("flags", nargs="*", help="more flags of the trainer, after --")
@@ -49,26 +60,17 @@ def main() -> None:
             --resolution {args.resolution} --per_device_train_batch_size {args.batch_size} --max_steps 2
             --output_dir {folder / "out"} --save_strategy no --image_logging_steps -1 --logging_steps 1
             --report_to none --disable_tqdm True --dataloader_num_workers 0 --device cpu""".split()
-        run = parse_run(None, flags + args.flags)
+        method = METHODS[args.method]
+        flags += ["--annotator", "canny"] if args.method == "controlnet" else []
+        run = parse_run(method.own_arguments, flags + args.flags, method.defaults)
         before, resident = core.host_memory_stat_current_value("Allocated", 0), resident_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-        trainer = build_trainer(StableDiffusionTrainer, run)
+        trainer = build_trainer(method, run)
         trainer.train()
         measured = core.host_memory_stat_peak_value("Allocated", 0) - before
         grown = resident_bytes("VmHWM") - resident
         model = read_footprint(args.model if args.model in ("sd15", "sd21") else str(with_unet(folder, unet)))
-    settings = Settings(
-        resolution=args.resolution,
-        batch_size=args.batch_size,
-        optimizer_type=str(run.args.optimizer_type),
-        method="lora" if run.model.network_module else "full",
-        network_dim=run.model.adapter_targets.dim,
-        use_ema=run.args.use_ema,
-        recompute=run.args.recompute,
-        train_text_encoder=run.model.train_text_encoder,
-        vae_slicing=run.args.vae_slicing,
-        gpu=False,
-    )
+    settings = replace(settings_of(args.method, run), gpu=False)
     parts = plan(model, settings)
     for part, nbytes in parts.items():
         print(f"{part:<34} {nbytes / GIB:>9.4f} GiB")

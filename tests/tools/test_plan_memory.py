@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppsd.trainers.memory_plan import SAVINGS
+from ppsd.trainers.memory_savings import SAVINGS
 from ppsd.trainers.parsing import parse_run
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,32 @@ def test_a_wrong_model_is_one_line() -> None:
     assert done.returncode == 2
     assert "--model nowhere: neither sd15" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def peak(*flags: str) -> float:
+    done = plan_memory(*flags)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("at the peak"))
+    return float(line.split()[3])
+
+
+def test_a_recipe_says_what_flags_would(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("train_batch_size: 2\nmixed_precision: bf16\nrank: 8\n")
+    said = peak("--method", "lora", "--config", str(file))
+    assert said == peak("--method", "lora", "--batch_size", "2", "--precision", "O1", "--network_dim", "8")
+    assert peak("--method", "lora", "--config", str(file), "--batch_size", "1") < said
+    unknown = tmp_path / "unknown.yaml"
+    unknown.write_text("frame: 1\n")
+    done = plan_memory("--method", "lora", "--config", str(unknown))
+    assert done.returncode == 2
+    assert "unknown key 'frame'" in done.stderr
+
+
+def test_halves_need_half_precision() -> None:
+    done = plan_memory("--frozen_dtype", "bfloat16")
+    assert done.returncode == 2
+    assert "--frozen_dtype bfloat16 needs --precision O1 or O2" in done.stderr
 
 
 @pytest.mark.parametrize("flag", [saving.flag for saving in SAVINGS])

@@ -14,13 +14,17 @@ import paddle
 import pytest
 
 from ppsd.models.footprint import Footprint, numbers, read_footprint
-from ppsd.trainers.memory_plan import GIB, Settings, fitting, plan, trained_shapes
+from ppsd.trainers.memory_plan import GIB, encoding, plan
+from ppsd.trainers.memory_savings import fitting
+from ppsd.trainers.memory_settings import Settings
+from ppsd.trainers.memory_shapes import trained_shapes
 from ppsd.trainers.optimizer_state import own_state
 from ppsd.trainers.optimizers.choices import OPTIONS
 from ppsd.trainers.optimizers.state_size import state_bytes
 from tests.trainers.test_optimizers import Weights, make, random_gradients, step
 
 ROOT = Path(__file__).parents[2]
+DECODER = 510_808_004
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,9 @@ def test_state_is_counted_to_the_byte(name: str) -> None:
         (["--batch_size", "4"], False),
         (["--batch_size", "4", "--", "--gradient_checkpointing"], True),
         (["--batch_size", "4", "--", "--network_module", "lora", "--network_dim", "16", "--train_text_encoder"], False),
+        (["--batch_size", "4", "--method", "controlnet", "--", "--sd_locked", "False"], False),
+        (["--batch_size", "4", "--method", "controlnet", "--", "--gradient_checkpointing"], True),
+        (["--batch_size", "4", "--method", "controlnet", "--", "--control_type", "t2i_adapter"], False),
     ],
 )
 def test_the_tiny_model_takes_what_was_predicted(flags: list[str], recomputes: bool) -> None:
@@ -85,6 +92,75 @@ def test_a_lora_takes_what_its_rank_says(sd15: Footprint) -> None:
     assert rest["their copies in half precision"] == 2 * 859_520_964
     with_text = trained_shapes(sd15, Settings(method="lora", train_text_encoder=True))
     assert len(with_text) - len(shapes) == 2 * 72
+
+
+def test_a_controlnet_takes_what_it_trains(sd15: Footprint) -> None:
+    """361 279 120 weights beside 859 520 964 of the UNet, of whose decoder --sd_locked False trains 511 million."""
+    parts = plan(sd15, Settings(method="controlnet", use_ema=True))
+    assert parts["weights that are trained"] == parts["gradients"] == parts["average (EMA)"] == 4 * 361_279_120
+    assert parts["frozen weights"] == 4 * (859_520_964 + 83_653_863 + 123_060_480)
+    unlocked = plan(sd15, Settings(method="controlnet", sd_locked=False, use_ema=True))
+    decoder = unlocked["gradients"] - parts["gradients"]
+    assert decoder // 4 == DECODER
+    assert unlocked["frozen weights"] == parts["frozen weights"] - decoder
+    assert unlocked["average (EMA)"] == parts["average (EMA)"]
+    assert unlocked["activations"] == parts["activations"]
+
+
+def test_the_frozen_unet_of_a_controlnet_is_halved(sd15: Footprint) -> None:
+    whole, halved = (plan(sd15, Settings(method="controlnet", precision="O1", half_frozen=half)) for half in (0, 1))
+    assert 2 * halved["frozen weights"] == whole["frozen weights"]
+    assert halved["their copies in half precision"] == 2 * 361_279_120
+    assert whole["their copies in half precision"] == 2 * (361_279_120 + 859_520_964 + 123_060_480)
+    unlocked = plan(sd15, Settings(method="controlnet", sd_locked=False, precision="O1", half_frozen=True))
+    encoder = 859_520_964 - DECODER
+    assert unlocked["frozen weights"] == 4 * encoder + 2 * (83_653_863 + 123_060_480)
+    assert unlocked["their copies in half precision"] == 2 * (361_279_120 + 859_520_964)
+
+
+def test_small_ways_to_control_take_less(sd15: Footprint) -> None:
+    whole = plan(sd15, Settings(method="controlnet"))
+    adapter = plan(sd15, Settings(method="controlnet", control_type="t2i_adapter"))
+    assert adapter["gradients"] == 4 * 77_369_280
+    assert adapter["activations"] < 0.75 * whole["activations"]  # the UNet's encoder is all but one block of it
+    adapted = plan(sd15, Settings(method="controlnet", network_module="lora", network_dim=4))
+    assert adapted["gradients"] < 0.05 * whole["gradients"]
+    assert adapted["frozen weights"] > whole["frozen weights"] + 0.9 * whole["gradients"]  # the copy of the encoder
+    assert adapted["activations"] == whole["activations"]
+
+
+@pytest.mark.parametrize(("method", "channels"), [("inpainting", 5), ("depth", 1)])
+def test_wider_unets_are_trained_as_others_are(sd15: Footprint, method: str, channels: int) -> None:
+    plain, wide = plan(sd15, Settings()), plan(sd15, Settings(method=method))
+    assert wide["gradients"] - plain["gradients"] == 4 * 320 * 9 * channels
+    assert wide["activations"] == plain["activations"]
+    assert total(sd15, method=method, network_module="lora") == pytest.approx(total(sd15, method="lora"), rel=1e-3)
+
+
+def test_masked_pictures_go_through_the_vae_whatever_is_cached(sd15: Footprint) -> None:
+    cached = Settings(batch_size=4, cached=True)
+    assert encoding(sd15, cached) == 0
+    masked = replace(cached, method="inpainting")
+    assert encoding(sd15, masked) == encoding(sd15, Settings(batch_size=4)) == 3 * 128 * 512**2 * 4 * 4
+    assert encoding(sd15, replace(masked, half_frozen=True)) == encoding(sd15, masked) // 2
+    assert encoding(sd15, replace(masked, resolution=1024, vae_tiling=True)) == encoding(sd15, masked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "controlnet", "train_text_encoder": True}, "--train_text_encoder: --method controlnet"),
+        ({"method": "controlnet", "with_prior_preservation": True}, "--with_prior_preservation is of --method dream"),
+        ({"sd_locked": False}, "are of --method controlnet"),
+        ({"method": "controlnet", "control_type": "t2i_adapter", "sd_locked": False}, "--sd_locked False is of whole"),
+        ({"method": "controlnet", "control_type": "other"}, "--control_type is other"),
+        ({"network_module": "loha"}, "--network_module loha: counted is lora alone"),
+        ({"method": "other"}, "--method is other; it must be full"),
+    ],
+)
+def test_what_is_not_counted_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings).check()
 
 
 @pytest.mark.parametrize(
