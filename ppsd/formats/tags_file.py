@@ -11,6 +11,7 @@ Names are paths relative to the folder, absolute ones, or those of another machi
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,7 +85,7 @@ def _json(path: Path, text: str) -> Entries:
 
 
 def _jsonl(path: Path, text: str) -> Entries:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -94,12 +95,12 @@ def _jsonl(path: Path, text: str) -> Entries:
 
 
 def _csv(path: Path, text: str) -> Entries:
-    reader = csv.DictReader(text.splitlines(), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             yield from _row(f"{path}:{reader.line_num}", row)
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: no CSV: {error}") from error
+        raise ValueError(f"{path}:{reader.reader.line_num}: no CSV: {error}") from error
 
 
 def _row(where: str, row: Any) -> Entries:
@@ -114,7 +115,7 @@ def _row(where: str, row: Any) -> Entries:
 
 
 def _text(path: Path, text: str) -> Entries:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         name, mark, tags = line.partition("\t") if "\t" in line else line.rstrip().partition(": ")
         if not mark and line.rstrip().endswith(":"):
             name, mark = line.rstrip()[:-1], ":"
