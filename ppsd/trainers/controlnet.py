@@ -19,7 +19,6 @@ from ppsd.models.conditions import control_of
 from ppsd.models.controlnet import trained_layers
 from ppsd.models.denoiser import ControlDenoiser, T2IAdapterDenoiser
 from ppsd.sampling.control import build_control_pipeline
-from ppsd.sampling.painters import ControlPainter, Painter
 from ppsd.trainers.arguments.controlnet import ControlNetArguments
 from ppsd.trainers.control import check_control, make_control
 from ppsd.trainers.exporting import control_bytes, write_control
@@ -44,6 +43,7 @@ class ControlNetTrainer(StableDiffusionTrainer):
         "per_device_train_batch_size": 4,
     }
     conditions = ("conditioning",)
+    preview_conditions = ("conditioning",)
 
     @classmethod
     def check(cls, run: Run) -> None:
@@ -76,9 +76,6 @@ class ControlNetTrainer(StableDiffusionTrainer):
     @staticmethod
     def told(condition: Condition, bundle: Bundle, draws: Draws, batch: Mapping[str, paddle.Tensor]) -> Condition:
         return replace(condition, control=control_of(batch["conditioning"]))
-
-    def painter(self) -> Painter:
-        return ControlPainter(self.pipeline())
 
     def pipeline(self) -> Any:
         nets = [whole_controlnet(self.bundle)]

@@ -14,7 +14,6 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.conditions import depth_concat
 from ppsd.models.denoiser import ConcatDenoiser
 from ppsd.models.widening import DEPTH
-from ppsd.sampling.painters import DepthPainter, Painter
 from ppsd.trainers.arguments.inpainting import DepthArguments
 from ppsd.trainers.preview_conditions import Files
 from ppsd.trainers.run import Run
@@ -28,6 +27,7 @@ class DepthTrainer(StableDiffusionTrainer):
     own_arguments = DepthArguments
     defaults: Mapping[str, Any] = {"learning_rate": 1e-5, "lr_scheduler_type": "constant", "weight_decay": 0.01}
     conditions = ("depth",)
+    preview_conditions = ("depth",)
     concat_channels = DEPTH
 
     @classmethod
@@ -41,6 +41,3 @@ class DepthTrainer(StableDiffusionTrainer):
     @staticmethod
     def told(condition: Condition, bundle: Bundle, draws: Draws, batch: Mapping[str, paddle.Tensor]) -> Condition:
         return replace(condition, concat=depth_concat(batch["depth"], draws.noise.shape[2:]))
-
-    def painter(self) -> Painter:
-        return DepthPainter(self.pipeline())

@@ -14,7 +14,6 @@ from ppsd.models.bundle import Bundle
 from ppsd.models.conditions import inpaint_concat
 from ppsd.models.denoiser import ConcatDenoiser
 from ppsd.models.widening import INPAINTING
-from ppsd.sampling.painters import InpaintingPainter, Painter
 from ppsd.trainers.any_data import AnyDataTrainer
 from ppsd.trainers.arguments.inpainting import InpaintingArguments
 from ppsd.trainers.preview_conditions import Files
@@ -28,6 +27,7 @@ class InpaintingTrainer(AnyDataTrainer):
     own_arguments = InpaintingArguments
     defaults: Mapping[str, Any] = {"learning_rate": 1e-5, "lr_scheduler_type": "constant", "weight_decay": 0.01}
     conditions = ("mask",)
+    preview_conditions = ("pixels", "mask")
     concat_channels = INPAINTING
     needs_pixels = True
 
@@ -54,6 +54,3 @@ class InpaintingTrainer(AnyDataTrainer):
         assert draws.masked_noise is not None
         concat = inpaint_concat(bundle.vae, batch["pixels"], batch["mask"], draws.masked_noise)
         return replace(condition, concat=concat)
-
-    def painter(self) -> Painter:
-        return InpaintingPainter(self.pipeline())

@@ -36,6 +36,9 @@ class Method:
     conditions: tuple[str, ...] = ()
     """What a sample has beside its picture (see ppsd.data.conditions)."""
 
+    preview_conditions: tuple[str, ...] = ()
+    """What a preview is told beside its prompt, by the names of a batch."""
+
     concat_channels: int = 0
     """Channels that the UNet is given beside the latents'; one without them gets them (see ppsd.models.widening)."""
 

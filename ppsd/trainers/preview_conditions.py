@@ -10,13 +10,11 @@ from typing import Any, Optional
 import numpy as np
 
 from ppsd.formats.atomic import atomic_write
-from ppsd.sampling.condition_files import read_condition, size_of_file
+from ppsd.sampling.picture_files import read_condition, read_picture
 from ppsd.sampling.prompts import Prompt
 
 KEPT = "conditions.npz"
 """Of a run's previews: what the first batch had, so that a continued run draws with it, too."""
-
-_READ_AS = {"pixels": "conditioning"}
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,22 @@ def pair(prompts: Sequence[Prompt], given: Sequence[Files]) -> tuple[list[Prompt
 
 
 def read_files(given: Sequence[Files], resolution: int) -> dict[str, np.ndarray]:
-    """Arrays [N,...] for a painter, by name; those of a preview must have one shape. Raises ValueError."""
-    size, first = (resolution, resolution), given[0]
-    found = {}
+    """What N previews are told; the files of one must have one shape. Raises ValueError naming the flag and file."""
+    size = resolution, resolution
+    first = [(Path(path), f"--{given[0].flag}") for path in given[0].paths or []]
+    found: dict[str, np.ndarray] = {}
     for files in given:
-        made = [
-            read_condition(
-                _READ_AS.get(files.name, files.name), path, size, f"--{files.flag}", size_of_file(of, f"--{first.flag}")
-            )
-            for path, of in zip(files.paths or [], first.paths or [])
-        ]
-        found[files.name] = np.stack(made)
-    return found
+        flag, paths = f"--{files.flag}", [Path(path) for path in files.paths or []]
+        if files.name == "pixels":
+            found[files.name] = np.stack([read_picture(path, size, flag) for path in paths])
+        else:
+            made = [read_condition(files.name, path, size, flag, beside) for path, beside in zip(paths, first)]
+            found[files.name] = np.stack(made)
+    return as_told(found)
 
 
 def of_batch(names: Sequence[str], inputs: Mapping[str, Any], count: int, folder: Path) -> dict[str, np.ndarray]:
-    """Those of the first batch, or those that the run's beginning has kept in `folder`."""
+    """What the first batch says, or what the run's beginning has kept of its own in `folder`."""
     file = folder / KEPT
     if not file.is_file():
         found = {name: channels_last(np.asarray(inputs[name][:count])) for name in names}
@@ -78,7 +76,12 @@ def of_batch(names: Sequence[str], inputs: Mapping[str, Any], count: int, folder
         with atomic_write(file) as stream:
             np.savez_compressed(stream, **found)
     with np.load(file, allow_pickle=False) as kept:
-        return {name: kept[name] for name in names}
+        return as_told({name: kept[name] for name in names})
+
+
+def as_told(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By the names of a batch -> by those of ppsd.sampling.conditioned.Told, with one ControlNet."""
+    return {"controls": found["conditioning"][:, None]} if "conditioning" in found else found
 
 
 def channels_last(values: np.ndarray) -> np.ndarray:

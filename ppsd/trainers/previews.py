@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -18,8 +19,8 @@ from paddlenlp.trainer import TrainerCallback
 
 from ppsd.models.ema import EMA
 from ppsd.models.latents import decode_mean, reconstruct
+from ppsd.sampling.conditioned import Told, generate_told, grid_beside
 from ppsd.sampling.grid import image_grid, save_png
-from ppsd.sampling.painters import Painter
 from ppsd.sampling.prompts import Prompt, draw_prompts
 from ppsd.trainers.checkpoint import PROMPTS
 from ppsd.trainers.due import Every
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 class PreviewCallback(TrainerCallback):
     """When `every` says and at the end: pictures of the prompts, and what the VAE keeps of the first batch.
 
-    painter: of the networks that are trained. prompts, told: those of the flags; without any, the first batch's
-    captions and conditions. What a picture was told stands left of it.
+    pipe: of the networks that are trained. prompts, told: those of the flags; without any, the first batch's captions
+    and its `conditions` (of Method.preview_conditions). What a picture was told stands left of it.
 
     PNG grids go to `output_dir/previews/`, and to VisualDL where `writer()` gives one. Only the first process draws;
     the others wait, for longer than an exchange of gradients would.
@@ -41,7 +42,7 @@ class PreviewCallback(TrainerCallback):
 
     def __init__(
         self,
-        painter: Painter,
+        pipe: Any,
         ema: Optional[EMA],
         precision: Callable[[], AbstractContextManager],
         writer: Callable[[], Any],
@@ -50,9 +51,10 @@ class PreviewCallback(TrainerCallback):
         *,
         every: Every,
         prompts: Sequence[Prompt] = (),
-        told: Optional[Mapping[str, np.ndarray]] = None,
+        told: Optional[Told] = None,
+        conditions: Sequence[str] = (),
     ) -> None:
-        self.painter, self.pipe, self.told = painter, painter.pipe, dict(told or {})
+        self.pipe, self.told, self.conditions = pipe, dict(told or {}), conditions
         self.ema, self.precision, self.writer, self.heart = ema, precision, writer, heart
         self.num_inference_steps, self.every, self.given = num_inference_steps, every, list(prompts)
         self.prompts: Sequence[str] = [prompt.text for prompt in self.given]
@@ -72,8 +74,8 @@ class PreviewCallback(TrainerCallback):
             file = Path(args.output_dir, PROMPTS)
             self.prompts = self._captions(file, inputs["input_ids"][:count])
             self.given = [Prompt(text) for text in self.prompts]
-            if self.painter.conditions:
-                self.told = of_batch(self.painter.conditions, inputs, count, file.parent)
+            if self.conditions:
+                self.told = of_batch(self.conditions, inputs, count, file.parent)
 
     def _captions(self, file: Path, input_ids: paddle.Tensor) -> list[str]:
         if not file.is_file():
@@ -96,7 +98,7 @@ class PreviewCallback(TrainerCallback):
         alive = self.pipe.unet.register_forward_post_hook(lambda *_: self.heart.beat(Phase.PREVIEWS))
         with self.precision(), self.ema.applied() if self.ema else nullcontext():
             pictures = draw_prompts(
-                self.painter.draw,
+                partial(generate_told, self.pipe, scales=(1.0,)),
                 self.given,
                 count,
                 told=self.told,
@@ -122,12 +124,12 @@ class PreviewCallback(TrainerCallback):
 
     def _sheet(self, pictures: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         """Those of each prompt, or of several where there is but one of each; what was told is left of them."""
-        tiles, captions = [list(row) for row in pictures], [[prompt.text] * len(pictures[0]) for prompt in self.given]
-        if self.told:
-            shown = self.painter.shown(self.told)
-            tiles, captions = [[left, *row] for left, row in zip(shown, tiles)], [["", *row] for row in captions]
-        columns = len(tiles[0]) if len(tiles[0]) > 1 else None
-        return image_grid(list(chain(*tiles)), columns=columns, captions=list(chain(*captions)))
+        tiles, count = list(chain(*pictures)), len(pictures[0])
+        prompts = [prompt.text for prompt in self.given for _ in range(count)]
+        if not self.told:
+            return image_grid(tiles, columns=count if count > 1 else None, captions=prompts)
+        told = {name: values.repeat(count, axis=0) for name, values in self.told.items()}
+        return grid_beside([tiles], [""], prompts, told, count)
 
     def _kept(self) -> tuple[np.ndarray, int]:
         """Pictures uint8 [N,H,W,3] and how many in a row: the first batch's, and below what the VAE keeps of them.

@@ -20,7 +20,6 @@ from ppsd.diffusion.objective import reduce
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
 from ppsd.models.memory import halve_frozen
-from ppsd.sampling.painters import Painter
 from ppsd.sampling.pipeline import build_pipeline
 from ppsd.trainers.adapter import seed_dropout
 from ppsd.trainers.callbacks import EMACallback, LastStepCallback, ProgressCallback, SaveCallback
@@ -80,7 +79,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
         self.step = step
         prompts, files = pair(args.prompts(), self.validation_files(run))
         self.previews = PreviewCallback(
-            self.painter(),
+            self.pipeline(),
             self.ema,
             self.autocast_smart_context_manager,
             self._visualdl,
@@ -89,16 +88,13 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             every=args.preview_period(run.steps_per_epoch),
             prompts=prompts,
             told=read_files(files, args.resolution) if files else None,
+            conditions=self.preview_conditions,
         )
         self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)
         self._set_callbacks(held_out)
 
-    def painter(self) -> Painter:
-        """What draws the previews."""
-        return Painter(self.pipeline())
-
     def pipeline(self) -> Any:
-        """Of the networks that are trained, in memory."""
+        """What draws the previews, of the networks that are trained."""
         return build_pipeline(self.bundle, self.step.objective.prediction_type, self.step.text)
 
     def _set_callbacks(self, held_out: Optional[HeldOut]) -> None:
