@@ -15,6 +15,7 @@ from tests.chaos.moments import Pace
 from tests.chaos.outcome import num_kills
 from tests.chaos.recipe import Recipe
 from tests.chaos.runners import Zygote
+from tests.data.scenes import write_scenes
 from tests.images import jpeg_bytes
 
 KINDS = ["forward", "backward", "write"]
@@ -69,8 +70,20 @@ def write_images(folder: Path, count: int, first: int = 0) -> Path:
                 "unet_name_or_path": None,
             },
         ),
+        (
+            "ppsd.trainers.controlnet:ControlNetTrainer",
+            {
+                "train_data_dir": "scenes",
+                "conditioning_embedding_out_channels": [4, 4, 8, 8],
+                "sd_locked": False,
+                "proportion_empty_prompts": 0.5,
+                "unet_name_or_path": None,
+            },
+        ),
+        ("ppsd.trainers.inpainting:InpaintingTrainer", {"train_data_dir": "photos", "unet_name_or_path": None}),
+        ("ppsd.trainers.depth:DepthTrainer", {"train_data_dir": "scenes", "unet_name_or_path": None}),
     ],
-    ids=["fine-tuning", "dreambooth", "textual inversion", "adapters"],
+    ids=["fine-tuning", "dreambooth", "textual inversion", "adapters", "controlnet", "inpainting", "depth"],
 )
 def test_each_method_goes_on_as_if_never_killed(
     method: str,
@@ -81,6 +94,7 @@ def test_each_method_goes_on_as_if_never_killed(
     show: Callable[[list[str]], None],
 ) -> None:
     folders = {"photos": write_images(tmp_path / "photos", 7), "others": write_images(tmp_path / "others", 9, 100)}
+    folders["scenes"] = write_scenes(tmp_path / "scenes", 7, conditioning_image="c/{n}.png", depth="c/{n}.png")
     more = {name: folders.get(value, value) if isinstance(value, str) else value for name, value in flags.items()}
     of_method = replace(
         recipe,
