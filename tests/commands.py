@@ -35,6 +35,7 @@ METHODS = {
 }
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
+    "tools/annotate.py": "parse_args",
     "tools/cache_latents.py": "parse_args",
     "tools/compare_checkpoints.py": "parse_args",
     "tools/convert_dataset.py": "parse_args",
