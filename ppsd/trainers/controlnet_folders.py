@@ -39,8 +39,13 @@ def parse_controlnets(words: Sequence[str], flag: str = "--controlnet") -> list[
         unet = Path(place).with_name("unet")
         if Path(place).name == _PARTS[0] and unet.is_dir():
             logger.info("%s was trained together with a UNet: --unet %s", place, unet)
-        found.append(Scaled(place, scale, Path(path).name))
+        found.append(Scaled(place, scale, label_of(Path(path))))
     return found
+
+
+def label_of(path: Path) -> str:
+    """What tells it from others: `controlnet` would not."""
+    return path.parent.name if path.name in _PARTS and path.parent.name else path.name
 
 
 def at_once(rows: Sequence[Sequence[Scaled]], flag: str = "--controlnet") -> int:

@@ -73,6 +73,7 @@ def test_scales_and_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     one, two = config(tmp_path / "one"), config(tmp_path / "run" / "controlnet", "T2IAdapter")
     row = parse_controlnets([f"{one}:0.5", str(two.parent)])
     assert row == [Scaled(str(one), 0.5, "one"), Scaled(str(two), 1.0, "run")]
+    assert [net.label for net in parse_controlnets([str(two)])] == ["run"]
     assert parse_controlnets(["none"]) == []
     assert [at_once([]), at_once([[]]), at_once([row, [], row])] == [0, 0, 2]
     with pytest.raises(ValueError, match=r"--controlnet: rows of 1 and 2; .* as many, or none"):
