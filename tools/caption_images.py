@@ -7,7 +7,8 @@ Captions go into IMAGE.txt (or IMAGE.caption) beside each image, or all into met
 both. Captions that are there are kept, so a run that was stopped or killed goes on with the images that have none.
 
 --tags_file: JSON {"1.jpg": "cat, mat"} (lists, {"cat": 0.98} and {"tags": ...} as well), JSONL and CSV with columns
-file_name and tags, or lines "1.jpg: cat, mat". Names are relative to the folder; only as much of longer ones counts.
+file_name and tags, or lines "1.jpg: cat, mat". Names are paths relative to the folder; of longer ones
+the end counts.
 
 Exit code: 0; 1 where no image has a caption afterwards, or where something is wrong; 2: wrong command line.
 """
