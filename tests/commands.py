@@ -37,6 +37,7 @@ TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
     "tools/annotate.py": "parse_args",
     "tools/cache_latents.py": "parse_args",
+    "tools/caption_images.py": "parse_args",
     "tools/compare_checkpoints.py": "parse_args",
     "tools/convert_dataset.py": "parse_args",
     "tools/convert_lora.py": "parse_args",
