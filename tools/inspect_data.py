@@ -10,6 +10,9 @@ an interruption and it goes on. Part files that have changed since are read agai
 the report, is begun anew by a command with other flags, and is removed when all is done. Shares and copies are found
 among at most 4 million records, above that among a random choice of the images; memory stays below 1.5 GB.
 
+With --conditioning_image_column, --mask_column or --depth_column records need these pictures, too: of the shape of the
+image, whole, and in the data set. The page shows them below the image, as training will see them.
+
 --fix writes the usable records as new LAION parts, compressed where the old ones were, with lists that have the old
 weights and repeats. Columns and further captions are kept; parts of other formats become LAION parts.
 
@@ -32,6 +35,7 @@ from tqdm import tqdm
 
 from ppsd.data.captions import RULES
 from ppsd.data.command_line import Parser, add_remote_flags, available_cpus, natural, positive, run_tool
+from ppsd.data.conditions import COLUMNS, NOUNS, flag_of
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.clean import check_images, check_output, write_clean
 from ppsd.data.inspection.job import Setup, make_setup
@@ -53,6 +57,7 @@ STREAM_FLAGS = (
     *("file_list", "resolution", "interpolation", "center_crop", "random_flip", "filter"),
     *("image_column", "caption_column", "caption_rule", "enable_bucket", "bucket_no_upscale"),
     *("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "scaled_jpeg"),
+    *map(flag_of, COLUMNS),
 )
 
 
@@ -93,6 +98,9 @@ def _add_stream_flags(parser: argparse.ArgumentParser) -> None:
     add("--random_flip", action="store_true", help="Mirror half of the images.")
     add("--image_column", help="Column of the image in webdataset, parquet or folder data.")
     add("--caption_column", help="Column of the caption there.")
+    for name, column in COLUMNS.items():
+        needed = f"Column of the {NOUNS[name]} that each record must have. Without a name: {column}."
+        add(f"--{flag_of(name)}", nargs="?", const=column, metavar="NAME", help=needed)
     add("--caption_rule", default=default.caption_rule, help=f"{', '.join(RULES)}. Default: %(default)s.")
     add("--filter", help='Which records are used, e.g. "width>=512 and pwatermark<0.8".')
     add("--scaled_jpeg", action="store_true", help="Decode large JPEGs at a reduced scale.")
@@ -141,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in STREAM_FLAGS},
         dialect=args.data_format,
         max_length=args.model_max_length,
+        conditions=tuple(name for name in COLUMNS if getattr(args, flag_of(name)) is not None),
     )
     layout = Layout(args.fix, args.output_name) if args.fix else None
     if layout:

@@ -16,7 +16,10 @@ from ppsd.formats.atomic import atomic_write
 
 POINTS = 1500
 REASONS = 8
-ABOUT_TILES = "The crops of the first epoch. Captions as tokens say them; what is cut off is in red."
+ABOUT_TILES = (
+    "The crops of the first epoch; below each the conditions that are asked for."
+    " Captions as tokens say them; what is cut off is in red."
+)
 
 
 def write_page(report: Report, path: Path) -> None:

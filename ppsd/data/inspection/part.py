@@ -19,7 +19,7 @@ from ppsd.data.filters import pixel_size
 from ppsd.data.inspection.job import PartJob, Setup
 from ppsd.data.inspection.looks import NO_LOOK, difference_hash
 from ppsd.data.inspection.result import ROW, PartResult, Tile
-from ppsd.data.inspection.tiles import jpeg_of, make_room, text_of
+from ppsd.data.inspection.tiles import jpeg_of, make_room, shown_of, text_of
 from ppsd.data.sample import SampleMaker
 from ppsd.data.seeds import Draw, derive_seed, uniform
 from ppsd.data.tokens import TokenizeCaptions
@@ -161,7 +161,7 @@ class _Inspector:
         tokens = self._tokens(caption)
         cut = tokens > self._config.longest_caption
         where = job.where(number)
-        result.tiles.append(Tile(jpeg_of(sample.pixels), where, caption[:2000], kept, tokens, cut, chance))
+        result.tiles.append(Tile(jpeg_of(shown_of(sample)), where, caption[:2000], kept, tokens, cut, chance))
 
 
 def _no_tokens(caption: str) -> np.ndarray:
