@@ -29,14 +29,14 @@ def plan(model: Footprint, settings: Settings) -> dict[str, int]:
     half = settings.precision == "O2"
     master = half and not settings.small
     size = 2 if master else 4
-    halved = [half or (settings.half_frozen and each.halves) for each in stays]
-    copied = 0 if settings.small else trained
+    halved = [(half and each.part) or (settings.half_frozen and each.halves) for each in stays]
+    copied = 0 if settings.small or half else trained
     copied += sum(each.count for each, is_half in zip(stays, halved) if each.copied and not is_half)
     averaged = settings.use_ema and settings.method != "textual_inversion"
     parts = {
         "weights that are trained": size * trained,
         "frozen weights": sum(each.count * (2 if is_half else 4) for each, is_half in zip(stays, halved)),
-        "their copies in half precision": 2 * copied if settings.precision == "O1" else 0,
+        "their copies in half precision": 2 * copied if settings.precision != "float32" else 0,
         "master weights": 4 * trained if master else 0,
         "gradients": size * trained,
         "optimizer": state_bytes(settings.optimizer_type, shapes),

@@ -83,11 +83,12 @@ def _adapted(model: Footprint, settings: Settings) -> Iterator[Shapes]:
 @dataclass(frozen=True)
 class Frozen:
     """Numbers of weights that stay. halves: as ppsd.models.memory.halve_frozen casts them; copied: AMP keeps their
-    copies for the backward pass."""
+    copies for the backward pass; part: of the step, all parts of which AMP O2 casts."""
 
     count: int
     halves: bool
     copied: bool = True
+    part: bool = True
 
 
 def frozen(model: Footprint, settings: Settings) -> list[Frozen]:
@@ -100,5 +101,6 @@ def frozen(model: Footprint, settings: Settings) -> list[Frozen]:
         decoder = 0 if settings.sd_locked else numbers(decoder_shapes(model.unet))
         found.append(Frozen(numbers(shapes_of(model.unet)) - decoder, halves=settings.sd_locked))
     if settings.controls and settings.adapts:
-        found.append(Frozen(numbers(shapes_of_layers(copied_layers(model.unet))), halves=False))
+        copy = numbers(shapes_of_layers(copied_layers(model.unet)))  # of which ControlLora shows but the adapters
+        found.append(Frozen(copy, halves=False, part=False))
     return found

@@ -127,6 +127,10 @@ def test_small_ways_to_control_take_less(sd15: Footprint) -> None:
     assert adapted["gradients"] < 0.05 * whole["gradients"]
     assert adapted["frozen weights"] > whole["frozen weights"] + 0.9 * whole["gradients"]  # the copy of the encoder
     assert adapted["activations"] == whole["activations"]
+    half = plan(sd15, Settings(method="controlnet", network_module="lora", precision="O2"))
+    copy = half["their copies in half precision"] // 2  # no part of what AMP O2 casts
+    assert copy == 859_520_964 - DECODER
+    assert half["frozen weights"] == 4 * copy + 2 * (859_520_964 + 83_653_863 + 123_060_480)
 
 
 @pytest.mark.parametrize(("method", "channels"), [("inpainting", 5), ("depth", 1)])
