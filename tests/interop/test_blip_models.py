@@ -43,6 +43,17 @@ def test_a_folder_of_either_layout_is_the_model(torch: bool, tmp_path: Path) -> 
     assert blip.tokenizer("A Cat on the mat.")["input_ids"][1:-1] == [5, 9, 8, 6, 11, 19]
 
 
+def test_weights_as_paddle_saves_them(tmp_path: Path) -> None:
+    """model_state.pdparams, which the stack's own hub gives."""
+    folder = blip_folder(tmp_path / "blip")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"{FLAG}: cannot load BlipForConditionalGeneration"):
+        load_blip(str(folder), FLAG)
+    tiny_blip().save_pretrained(str(folder), safe_serialization=False)
+    assert (folder / "model_state.pdparams").is_file()
+    np.testing.assert_array_equal(logits(load_blip(str(folder), FLAG).model), logits(tiny_blip()))
+
+
 def test_half_precision_and_several_files_are_read(tmp_path: Path) -> None:
     folder = blip_folder(tmp_path / "blip", torch=True)
     weights = {name: value.astype(np.float16) for name, value in torch_weights(tiny_blip()).items()}
