@@ -13,6 +13,7 @@ python eval.py --pipeline output/depth --depth depth.png --prompt "a red circle"
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import ppsd.compat  # noqa: F401  before paddle
 
@@ -48,6 +49,7 @@ _CONTROLNET = (
     " there is --image."
 )
 _FUSE = "Put the files' changes into the weights while drawing, which is faster."
+_SETTINGS = ("guidance_scale", "num_inference_steps", "seed", "batch_size", "negative_prompt")
 _MAX_TOKEN_LENGTH = "Tokens of a prompt that are used, 75 at a time. Default: as its ppsd.json says, else 75."
 
 
@@ -87,43 +89,21 @@ def main() -> None:
     control_sets = [parse_controlnets(words) for words in args.controlnet] or [default_controlnets(args)]
     flags = ConditionFlags.of(args, at_once(control_sets))
     prompts, scenes = with_prompts(args.prompt, flags.scenes())
-    used = [path for loras in lora_sets for path, _ in loras] + [net.path for nets in control_sets for net in nets]
-    text = noted_beside(used, TextSettings(args.clip_skip, args.max_token_length))
-    pipe = load_pipeline(args.pipeline, args.unet, args.variant, text, concat_channels=None)
+    pipe = pipeline_of(args, [path for loras in lora_sets for path, _ in loras], control_sets)
     flags.check(pipe)
-    add_files(pipe, args.embeddings)
-    switch, controls = LoraSwitch(models_of(pipe)), ControlSwitch(pipe)
-    for path, _ in (lora for loras in lora_sets for lora in loras):
-        try:
-            switch.load(path)  # all of them before anything is drawn, so that a wrong one is known at once
-        except ValueError as error:
-            raise ValueError(f"--lora: {error}") from error
     copies = args.num_images_per_prompt
-    prompts = [prompt for prompt in prompts for _ in range(copies)]
+    prompts, scenes = ([each for each in those for _ in range(copies)] for those in (prompts, scenes))
     height, width = size_of(pipe, args.height, args.width)
-    told = flags.read([scene for scene in scenes for _ in range(copies)], (width, height), args.seed)
+    told = flags.read(scenes, (width, height), args.seed)
+    switch, controls = lora_switch(pipe, lora_sets), ControlSwitch(pipe)
+    settings = {name: getattr(args, name) for name in _SETTINGS}
+    settings.update(flags.settings, height=height, width=width, progress=True)
     rows, names = [], []
     for nets in control_sets:
-        drawn_with = controls.use([net.path for net in nets])
+        drawn_with, scales = controls.use([net.path for net in nets]), [net.scale for net in nets]
         for loras in lora_sets:
             switch.use(loras, fuse=args.fuse_lora)
-            rows.append(
-                generate_told(
-                    drawn_with,
-                    prompts,
-                    **told,
-                    **flags.settings,
-                    scales=[net.scale for net in nets],
-                    guidance_scale=args.guidance_scale,
-                    num_inference_steps=args.num_inference_steps,
-                    seed=args.seed,
-                    height=height,
-                    width=width,
-                    batch_size=args.batch_size,
-                    negative_prompt=args.negative_prompt,
-                    progress=True,
-                )
-            )
+            rows.append(generate_told(drawn_with, prompts, **told, scales=scales, **settings))
             names.append(row_name(loras, nets))
     pictures = [picture for row in rows for picture in row]
     for i, picture in enumerate(pictures):
@@ -135,6 +115,26 @@ def main() -> None:
         grid = image_grid(pictures, columns=len(prompts) if len(rows) > 1 else None, captions=captions)
     save_png(output, grid)
     print(f"{len(pictures)} pictures, grid: {output}")
+
+
+def pipeline_of(args: argparse.Namespace, loras: "list[str]", control_sets: "list[list[Scaled]]") -> Any:
+    """The pipeline that the flags name, which reads prompts as the runs behind LoRAs and ControlNets read captions."""
+    nets = [net.path for nets in control_sets for net in nets]
+    text = noted_beside([*loras, *nets], TextSettings(args.clip_skip, args.max_token_length))
+    pipe = load_pipeline(args.pipeline, args.unet, args.variant, text, concat_channels=None)
+    add_files(pipe, args.embeddings)
+    return pipe
+
+
+def lora_switch(pipe: Any, lora_sets: "list[list[tuple[str, float]]]") -> LoraSwitch:
+    """With all files read before anything is drawn, so that a wrong one is known at once."""
+    switch = LoraSwitch(models_of(pipe))
+    for path, _ in (lora for loras in lora_sets for lora in loras):
+        try:
+            switch.load(path)
+        except ValueError as error:
+            raise ValueError(f"--lora: {error}") from error
+    return switch
 
 
 def default_controlnets(args: argparse.Namespace) -> "list[Scaled]":

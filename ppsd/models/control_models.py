@@ -41,5 +41,5 @@ def _config_of(path: str, flag: str) -> dict[str, Any]:
     try:
         return dict(ControlNetModel.load_config(path))
     except Exception as error:  # whatever the hub's client raises
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        reason = str(error).strip().split("\n")[0].split(". ")[0][:200] or type(error).__name__
         raise ValueError(f"{flag}: {path} is no folder, and not to be had as a hub name: {reason}") from error

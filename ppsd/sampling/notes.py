@@ -16,7 +16,8 @@ def noted_beside(paths: Iterable[str], asked: TextSettings) -> TextSettings:
 
     Raises ValueError where they do not agree and nothing settles it.
     """
-    found = [read_text_settings(run_of(Path(path))) for path in paths]
+    there = [Path(path) for path in paths if Path(path).exists()]  # the others are hub names
+    found = [read_text_settings(run_of(path)) for path in there]
     notes = {note for note in found if note is not None}
     if len(notes) > 1 and None in (asked.clip_skip, asked.max_token_length):
         raise ValueError(

@@ -15,6 +15,8 @@ def test_the_note_of_a_run_is_found(tmp_path: Path, part: str) -> None:
     run = tmp_path / "toy"
     for name in ("adapter", "controlnet"):
         (run / name).mkdir(parents=True)
+        (run / name / "weights.safetensors").touch()
+    (run / "toy.safetensors").touch()
     write_text_settings(run, TextSettings(clip_skip=2))
     write_text_settings(tmp_path, TextSettings(clip_skip=3))
     assert noted_beside([str(run / part)], TextSettings()) == TextSettings(clip_skip=2)
@@ -30,3 +32,9 @@ def test_runs_that_do_not_agree_are_settled_by_flags(tmp_path: Path) -> None:
         noted_beside(both, TextSettings())
     assert noted_beside(both, TextSettings(2, 75)) == TextSettings(2, 75)
     assert noted_beside([], TextSettings()) == TextSettings()
+
+
+def test_a_hub_name_has_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text_settings(tmp_path, TextSettings(clip_skip=2))
+    monkeypatch.chdir(tmp_path)
+    assert noted_beside(["canny"], TextSettings()) == TextSettings()
