@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,8 +22,12 @@ from ppsd.data.annotators.shuffle import displacement, shuffle
 from ppsd.data.condition_maker import ConditionMaker
 from ppsd.data.config import StreamConfig
 from ppsd.data.inspection.job import make_setup
+from ppsd.data.loader import StreamLoader
 from ppsd.data.transforms import Crop
+from tests.data.scenes import write_scenes
+from tests.data.streams import take
 from tests.images import noise_image
+from tests.tiny import tiny_tokenizer
 
 SIZES = [(64, 64), (37, 90), (513, 64), (1, 1), (3, 200)]
 
@@ -245,6 +251,15 @@ def test_a_fork_does_not_run_a_network(handed: list[tuple[str, str]]) -> None:
     said = os.read(reader, 4096).decode()
     assert "--annotator hed is a network, which data workers cannot run: give --dataloader_num_workers 0" in said
     assert "tools/annotate.py --annotator hed" in said
+
+
+def test_a_stream_with_a_network_has_no_workers(handed: list[tuple[str, str]], tmp_path: Path) -> None:
+    write_scenes(tmp_path, 4, conditioning_image=None)
+    config = replace(model_config(resolution=64, num_lanes=2), train_data_dir=str(tmp_path))
+    (batch,) = take(StreamLoader(config, tiny_tokenizer(), batch_size=2), 1)
+    assert np.array_equal(batch["depth"].numpy(), np.full((2, 1, 64, 64), 0.5, np.float32))
+    with pytest.raises(ValueError, match="which data workers cannot run: give --dataloader_num_workers 0"):
+        take(StreamLoader(config, tiny_tokenizer(), batch_size=2, num_workers=1), 1)
 
 
 def test_where_no_network_can_run(handed: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:

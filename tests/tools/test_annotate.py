@@ -468,6 +468,14 @@ def test_nothing_of_the_user_is_replaced(folder: Path, capsys: pytest.CaptureFix
     assert files(".") == before
 
 
+def test_killed_before_the_first_picture(folder: Path) -> None:
+    """What is left of a marker that was being written is not taken for a file of the user."""
+    Path("out").mkdir()
+    Path("out/..annotated.json.0a0b0c0d.tmp").write_bytes(b"{")
+    assert run() == 0
+    assert len(rows()) == 6
+
+
 def test_images_in_a_folder_that_pictures_are_written_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"file_name": "conditioning_image/0.jpg", "text": "x"}]
     (folder / "in/conditioning_image").mkdir()

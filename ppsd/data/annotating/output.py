@@ -27,7 +27,7 @@ def claim(output: Path, kind: str) -> None:
                 f"--output_path {output}: has annotated {found} in it, these are {kind}; name another folder"
             )
         return
-    if output.is_dir() and any(os.scandir(output)):
+    if output.is_dir() and any(not entry.name.startswith(f".{MARKER}.") for entry in os.scandir(output)):
         raise ValueError(f"--output_path {output}: has files in it that were not written here; name another folder")
     output.mkdir(parents=True, exist_ok=True)
     with atomic_write(marker) as file:
