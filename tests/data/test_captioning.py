@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ppsd.data.captioning import NO_TAGS, Rules, carry_out, make_plan, with_tags
 from ppsd.formats.caption_files import SidecarCaptions
+from ppsd.formats.caption_rows import MetadataCaptions
 from tests.images import noise_image
 
 
@@ -104,3 +106,17 @@ def test_a_caption_that_is_no_text_is_replaced_only_when_asked(tmp_path: Path) -
         store, rules = SidecarCaptions(tmp_path), Rules(overwrite=overwrite)
         plan = make_plan(store.items(), store, rules, has_model=True)
         assert (len(plan.new), plan.skipped.skipped) == (written, 1 - written)
+
+
+def test_overwriting_metadata_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{number:02d}.png", "text": "old"} for number in range(4)]
+    (folder(tmp_path, 4) / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rules, speaker = Rules(overwrite=True, batch_size=1), Counter()
+    MetadataCaptions(tmp_path).write("01.png", "new already")
+    for expected in (["00.png", "02.png", "03.png"], ["00.png", "01.png", "02.png", "03.png"]):
+        store = MetadataCaptions(tmp_path)
+        speaker.batches.clear()
+        carry_out(make_plan(store.items(), store, rules, True), store, rules, speaker, lambda: None)
+        assert [name for batch in speaker.batches for name in batch] == expected
+    texts = [json.loads(line)["text"] for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert texts == ["0", "1", "2", "3"]
