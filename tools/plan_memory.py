@@ -96,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--network_module", help="lora, of any method")
     parser.add_argument("--network_dim", type=int, default=4, help="rank of a LoRA (default: 4)")
     parser.add_argument("--control_type", default="controlnet", help="controlnet or t2i_adapter")
+    parser.add_argument("--conditioning_embedding_out_channels", type=int, nargs="+", help="of a new ControlNet")
     parser.add_argument("--optimizer_type", default="AdamW", help=f"{', '.join(OPTIONS)} (default: AdamW)")
     parser.add_argument("--precision", choices=("float32", "O1", "O2"), default="float32", help="of --bf16 / --fp16")
     parser.add_argument("--frozen_dtype", default="float32", help="float32, bfloat16 or float16 (default: float32)")
@@ -130,6 +131,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
     given = {**vars(args), "half_frozen": args.frozen_dtype != "float32"}
     given["optimizer_type"] = optimizer_name(args.optimizer_type)
     given.update({name: given[flag] for flag, name in NAMES.items()})
+    embedding = args.conditioning_embedding_out_channels
+    given["conditioning_embedding_out_channels"] = None if embedding is None else tuple(embedding)
     settings = Settings(**{field.name: given[field.name] for field in fields(Settings) if field.name in given})
     settings.check()
     return settings

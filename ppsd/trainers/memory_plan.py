@@ -7,7 +7,6 @@ precision keeps, attention without its softmax, cuDNN's workspace, and what CUDA
 
 from __future__ import annotations
 
-from ppsd.models.controlnet import embedding_channels
 from ppsd.models.footprint import Footprint, numbers
 from ppsd.models.footprint_control import kept_with_adapter, kept_with_controlnet, lazy_adapter
 from ppsd.models.footprint_unet import Kept
@@ -91,5 +90,5 @@ def kept_by_layers(model: Footprint, settings: Settings) -> list[Kept]:
     side = settings.resolution // factor
     if settings.control_type == "t2i_adapter":
         return kept_with_adapter(model.unet, side, side, settings.tokens, lazy_adapter(model.unet, factor))
-    pixels, channels = settings.resolution**2, embedding_channels(factor)
+    pixels, channels = settings.resolution**2, settings.embedding_channels(factor)
     return kept_with_controlnet(model.unet, side, side, settings.tokens, pixels, channels)

@@ -19,6 +19,7 @@ def settings_of(method: str, run: Run) -> Settings:
     half = args.bf16 or args.fp16
     if half and args.fp16_opt_level == "O2" and args.amp_master_grad:
         raise ValueError("--amp_master_grad: gradients in float32 are not counted; leave it out")
+    embedding = getattr(own, "conditioning_embedding_out_channels", None)
     settings = Settings(
         method=method,
         resolution=args.resolution,
@@ -35,6 +36,7 @@ def settings_of(method: str, run: Run) -> Settings:
         network_dim=wanted.dim,
         control_type=getattr(own, "control_type", "controlnet"),
         sd_locked=getattr(own, "sd_locked", True),
+        conditioning_embedding_out_channels=tuple(embedding) if embedding else None,
         max_token_length=model.max_token_length or model.model_max_length - 2,
         vae_slicing=args.vae_slicing,
         vae_tiling=args.vae_tiling,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from ppsd.models.controlnet import embedding_channels
+
 METHODS = ("full", "dreambooth", "textual_inversion", "lora", "controlnet", "inpainting", "depth")
 PRIORS = ("dreambooth", "lora", "inpainting")
 """Methods that can have --with_prior_preservation."""
@@ -15,7 +17,7 @@ class Settings:
     """Of a run; named as the flags are. precision: float32, O1 or O2 (of --bf16). gpu: False on the CPU.
 
     network_dim: of --network_module lora, whose adapters are beside the linear layers of attention and MLPs; --method
-    lora has it in any case. control_type, sd_locked: of --method controlnet.
+    lora has it in any case. control_type, sd_locked, conditioning_embedding_out_channels: of --method controlnet.
     """
 
     method: str = "full"
@@ -33,6 +35,7 @@ class Settings:
     network_dim: int = 4
     control_type: str = "controlnet"
     sd_locked: bool = True
+    conditioning_embedding_out_channels: Optional[tuple[int, ...]] = None
     max_token_length: int = 75
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -66,6 +69,10 @@ class Settings:
     def small(self) -> bool:
         """Whether what is trained is small, float32, and beside the models."""
         return self.adapts or self.method == "textual_inversion"
+
+    def embedding_channels(self, vae_scale_factor: int) -> tuple[int, ...]:
+        """Of a ControlNet's layers that see the picture."""
+        return self.conditioning_embedding_out_channels or embedding_channels(vae_scale_factor)
 
     def check(self) -> None:
         """Raise ValueError, naming the flag, for what the method does not have or what is not counted."""

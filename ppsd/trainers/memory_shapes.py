@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ppsd.adapters.layers import weight_shape
 from ppsd.adapters.targets import Wanted, find_targets
-from ppsd.models.controlnet import embedding_channels
 from ppsd.models.footprint import Footprint, Shapes, numbers, shapes_of
 from ppsd.models.footprint_control import (
     COPIED,
@@ -56,7 +55,7 @@ def _unet(model: Footprint, settings: Settings) -> Shapes:
 def _control(model: Footprint, settings: Settings) -> Shapes:
     if settings.control_type == "t2i_adapter":
         return adapter_shapes(model.unet, model.latent_factor)
-    own = own_shapes(model.unet, embedding_channels=embedding_channels(model.latent_factor))
+    own = own_shapes(model.unet, embedding_channels=settings.embedding_channels(model.latent_factor))
     if settings.adapts:
         return own + _adapters(model, settings)
     return own + shapes_of_layers(copied_layers(model.unet))

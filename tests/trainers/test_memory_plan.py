@@ -107,6 +107,17 @@ def test_a_controlnet_takes_what_it_trains(sd15: Footprint) -> None:
     assert unlocked["activations"] == parts["activations"]
 
 
+def test_what_sees_the_picture_is_as_wide_as_the_flag_says(sd15: Footprint) -> None:
+    """At full size it keeps more than any block: 2 numbers a pixel and channel."""
+    usual, narrow = (
+        Settings(method="controlnet", conditioning_embedding_out_channels=c) for c in (None, (8, 16, 32, 64))
+    )
+    saved = 2 * 8 * (1 + 1 + 1 / 2 + 1 / 2) + 2 * (64 / 16 * 2 + 192 / 64)
+    kept = [plan(sd15, settings)["activations"] for settings in (usual, narrow)]
+    assert kept[0] - kept[1] == 4 * 512**2 * saved
+    assert plan(sd15, narrow)["gradients"] < plan(sd15, usual)["gradients"]
+
+
 def test_the_frozen_unet_of_a_controlnet_is_halved(sd15: Footprint) -> None:
     whole, halved = (plan(sd15, Settings(method="controlnet", precision="O1", half_frozen=half)) for half in (0, 1))
     assert 2 * halved["frozen weights"] == whole["frozen weights"]
