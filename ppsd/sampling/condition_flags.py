@@ -11,7 +11,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from ppsd.data.annotators import MODELS, NAMES, hand_in
+from ppsd.data.annotators import ANNOTATORS, MODELS, hand_in
 from ppsd.data.resample import Size
 from ppsd.models.annotators import load_annotator
 from ppsd.sampling.condition_checks import check_given
@@ -31,8 +31,9 @@ _IMAGE = (
 _MASK = "For an inpainting UNet: light is painted anew, dark stays. One for each picture, or one for all."
 _DEPTH = "For a depth UNet: light is near. One for each prompt, or one for all. Without it --annotator makes one."
 _ANNOTATOR = (
-    f"Makes what the ControlNet is shown, or the depth map, of ordinary --image pictures: {', '.join(NAMES)}. With"
-    " several ControlNets one for each, none where the picture is one already."
+    "Makes what the ControlNet is shown, or the depth map, of ordinary --image pictures:"
+    f" {', '.join([*ANNOTATORS, *MODELS])}. With several ControlNets one for each, none where the picture is one"
+    " already."
 )
 _ANNOTATOR_MODEL = f"Folder or hub name of the network of an annotator that is one ({', '.join(MODELS)}); one for each."
 _STRENGTH = f"How much of --image a depth UNet changes, above 0 to 1. (default: {STRENGTH})"
