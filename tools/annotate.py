@@ -80,7 +80,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     add("--data_format", default="auto", choices=DATA_FORMATS, help="What the parts are. Default: %(default)s.")
     add("--image_column", help="Column of the image. Default: the usual names.")
     add("--caption_column", help="Column, key or extension of the caption. Default: the usual names.")
-    workers = "Processes; 0: none but this one. Default: one a CPU, for networks 0. The files do not depend on it."
+    workers = (
+        "Processes, each for a part or a few images at a time; 0: none but this one. Default: one a CPU, networks: 0."
+    )
     add("--num_workers", type=natural, help=workers)
     add("--contact_sheet", type=Path, help="PNG file with images and their pictures. Default: in OUTPUT.")
     add("--num_shown", type=natural, default=16, help="How many it shows; 0: it is not written. Default: %(default)s.")

@@ -93,12 +93,12 @@ def test_other_columns_captions_and_pictures_are_kept(folder: Path) -> None:
         "file_name": "0.jpg",
         "text": "scene 0",
         "captions": ["one", "two"],
-        "mask": "mask/0.jpg.png",
+        "mask": "c/0.png",
         "conditioning_image": "conditioning_image/0.jpg.png",
         "score": 0.25,
         "tags": ["a", None],
     }
-    assert Path("out/mask/0.jpg.png").read_bytes() == Path("in/c/0.png").read_bytes()
+    assert Path("out/c/0.png").read_bytes() == Path("in/c/0.png").read_bytes()
     assert second["text"] == "ein Schloß 城堡"
 
 
@@ -247,8 +247,9 @@ def test_a_column_that_is_there_is_kept_unless_it_is_overwritten(
     assert run(annotator="canny") == 0
     assert "1 of them had the column already, which was kept" in capsys.readouterr().out
     given = Path("in/c/3.png").read_bytes()
-    assert Path("out/conditioning_image/3.jpg.png").read_bytes() == given
-    assert rows()[3]["conditioning_image"] == "conditioning_image/3.jpg.png"
+    assert rows()[3]["conditioning_image"] == "c/3.png"
+    assert Path("out/c/3.png").read_bytes() == given
+    assert not Path("out/conditioning_image/3.jpg.png").exists()
     assert run("--overwrite", annotator="canny") == 0
     assert "had the column" not in capsys.readouterr().out
     assert np.array_equal(
@@ -300,7 +301,7 @@ def test_folders_with_repeats_stay_what_they_are(tmp_path: Path, monkeypatch: py
     assert [entry[3] for entry in described[0]] == [10, 10, 2, 1, 1]
     assert not after.bad
     assert Path("out/10_a dog/conditioning_image/sub/1.jpg.png").is_file()
-    assert Path("out/images/top.jpg").is_file()
+    assert Path("out/_root/top.jpg").is_file()
 
 
 def test_images_without_captions_and_those_of_elsewhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,9 +398,34 @@ def test_landmarks_from_a_column_or_files(folder: Path, way: str) -> None:
             Path(f"in/{n}_ldmks.txt").write_text("".join(f"{x} {y}\n" for x, y in points))
         flags = ("--points_suffix", "_ldmks.txt")
     assert run(*flags, annotator="landmarks") == 0
-    assert np.array_equal(pixels_of("out/conditioning_image/1.jpg.png"), draw_landmarks(points, (120, 90)))
+    assert np.array_equal(pixels_of(f"out/{rows()[1]['conditioning_image']}"), draw_landmarks(points, (120, 90)))
     assert run(*flags, "--resolution", "45", annotator="landmarks") == 0
-    assert np.array_equal(pixels_of("out/conditioning_image/1.jpg.png"), draw_landmarks(points / 2, (60, 45)))
+    assert np.array_equal(pixels_of(f"out/{rows()[1]['conditioning_image']}"), draw_landmarks(points / 2, (60, 45)))
+
+
+def test_rows_of_one_image_keep_their_own_pictures(folder: Path) -> None:
+    """Of other points, and with other masks."""
+    (folder / "in/m").mkdir()
+    lines: list[dict[str, Any]] = []
+    for n in range(2):
+        Path(f"in/m/{n}.png").write_bytes(png(scene(seed=n + 30)))
+        points = (face() / (4 + n)).tolist()
+        lines.append({"file_name": "0.jpg", "text": f"{n}", "points": points, "mask": f"m/{n}.png"})
+    Path("in/metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("--points_column", "points", annotator="landmarks") == 0
+    for n, row in enumerate(rows()):
+        drawn = pixels_of(f"out/{row['conditioning_image']}")
+        assert np.array_equal(drawn, draw_landmarks(face() / (4 + n), (120, 90)))
+        assert Path("out", row["mask"]).read_bytes() == png(scene(seed=n + 30))
+
+
+def test_a_picture_that_cannot_be_read_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = rows("in")
+    lines[2]["mask"] = "c/empty.png"
+    Path("in/c/empty.png").touch()
+    Path("in/metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run() == 0
+    assert "1 mask: empty image, e.g.\n    in/metadata.jsonl:3 " in capsys.readouterr().out
 
 
 def test_points_that_change_are_drawn_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

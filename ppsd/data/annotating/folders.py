@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import json
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, Union, cast
 
-from ppsd.data.annotating.pictures import Place, Settings, fingerprint, maker_of, mark_of, points_of
+from ppsd.data.annotating.pictures import Place, Settings, fingerprint, maker_of, mark_of, name_of_points, points_of
 from ppsd.data.decode import open_image
 from ppsd.data.jobs import run_jobs
 from ppsd.data.tally import Tally
@@ -26,8 +25,7 @@ from ppsd.formats.items import FolderItem
 from ppsd.formats.lines import NO_CAPTION
 from ppsd.types import BadRecord
 
-OUTSIDE_FOLDER = "_outside"
-IMAGES_FOLDER = "images"
+OUTSIDE_FOLDER, ROOT_FOLDER = "_outside", "_root"
 _A_JOB = 16
 _REPEATS = r"\d+_.+"
 
@@ -53,14 +51,19 @@ class FolderTask:
 
     def places(self, image: Path) -> tuple[Path, Path]:
         """The folder whose metadata has an image, and the image's name from there, both of the output."""
-        name = os.path.relpath(os.path.abspath(image), os.path.abspath(self.root))
-        if name == os.pardir or name.startswith(os.pardir + os.sep):
-            folder = hashlib.blake2b(os.fsencode(os.path.abspath(image.parent)), digest_size=4).hexdigest()
-            name = os.path.join(OUTSIDE_FOLDER, folder, image.name)
+        name = self.name(image)
+        top, slash, rest = name.partition(os.sep)
         if not self.grouped:
             return self.output, Path(name)
-        top, slash, rest = name.partition(os.sep)
-        return (self.output / top, Path(rest)) if slash else (self.output / IMAGES_FOLDER, Path(name))
+        return (self.output / top, Path(rest)) if slash else (self.output / ROOT_FOLDER, Path(name))
+
+    def name(self, file: Path) -> str:
+        """Where in the output a file of the input is copied to: as in `root`, or by where else it is."""
+        name = os.path.relpath(os.path.abspath(file), os.path.abspath(self.root))
+        if name != os.pardir and not name.startswith(os.pardir + os.sep):
+            return name
+        folder = hashlib.blake2b(os.fsencode(os.path.abspath(file.parent)), digest_size=4).hexdigest()
+        return os.path.join(OUTSIDE_FOLDER, folder, file.name)
 
 
 @dataclass(frozen=True)
@@ -161,67 +164,63 @@ def _annotate(item: FolderItem, task: FolderTask, result: Annotated) -> Union[tu
     if isinstance(opened, BadRecord):
         return BadRecord(opened.reason, f"{item.image}: {opened.detail}")
     folder, name = task.places(item.image)
-    if name.parts[0] in (task.column, *_paths(item.meta)):
-        raise ValueError(f"{item.image}: pictures are written to a folder {name.parts[0]}; rename the one of the image")
+    if name.parts[0] == task.column:
+        raise ValueError(f"{item.image}: pictures are written to a folder {task.column}; rename the one of the image")
+    row: Row = {"file_name": name.as_posix(), task.caption_column: item.caption}
     had = isinstance(item.meta.get(task.column), Path) and not task.overwrite
-    again, bad = (False, None) if had else _picture(item, image, task, folder, name)
-    if bad is not None:
-        return BadRecord(bad.reason, f"{item.image}: {bad.detail}")
-    row = _row(item, task, folder, name)
-    result.kept += had
-    result.again += again
-    return folder, row
+    if had:
+        _replace(folder / name, image)
+    else:
+        made = _picture(item, image, task, folder, name)
+        if isinstance(made, BadRecord):
+            return BadRecord(made.reason, f"{item.image}: {made.detail}")
+        row[task.column], again = made
+        result.again += again
+    bad = _complete(row, item, task, folder)
+    result.kept += had and bad is None
+    return bad or (folder, row)
 
 
 def _picture(
     item: FolderItem, image: bytes, task: FolderTask, folder: Path, name: Path
-) -> tuple[bool, Optional[BadRecord]]:
-    """Write the image and then its picture; whether both were there."""
+) -> Union[tuple[str, bool], BadRecord]:
+    """Write the image and then its picture; the picture's name, and whether both were there."""
     points = points_of(task.settings, item.meta, Place(item.image, task.root))
     mark = fingerprint(task.settings, image, points)
-    path = _beside(folder, task.column, name, ".png")
-    if mark_of(path) == mark and _size(folder / name) == len(image):
-        return True, None
+    own = Path(task.column, name.with_name(f"{name.name}{name_of_points(points)}.png"))
+    if mark_of(folder / own) == mark and _size(folder / name) == len(image):
+        return own.as_posix(), True
     picture = maker_of(task.settings)(image, points, mark)
     if isinstance(picture, BadRecord):
-        return False, picture
+        return picture
     _write(folder / name, image)
-    _write(path, picture)
-    return False, None
+    _write(folder / own, picture)
+    return own.as_posix(), False
 
 
-def _row(item: FolderItem, task: FolderTask, folder: Path, name: Path) -> Row:
-    """The item's line of metadata; its image and all pictures that its row names are in the output then."""
-    row: Row = {"file_name": name.as_posix(), task.caption_column: item.caption}
+def _complete(row: Row, item: FolderItem, task: FolderTask, folder: Path) -> Optional[BadRecord]:
+    """Add captions, meta and the pictures that the item's own row names, which are copied; what is wrong with one."""
     if item.more_captions:
         row["captions"] = list(item.more_captions)
-    for key, value in _paths(item.meta).items():
-        if key != task.column or not task.overwrite:
-            path = _beside(folder, key, name, value.suffix)
-            _copy(value, path)
-            row[key] = path.relative_to(folder).as_posix()
-    if task.column not in row:
-        row[task.column] = _beside(folder, task.column, name, ".png").relative_to(folder).as_posix()
-    _copy(item.image, folder / name)
     for key, value in sorted(item.meta.items()):
-        if key not in row and plain(value) is not None:
+        if key in row:
+            continue
+        if isinstance(value, Path):
+            data = read_image_file(value)
+            if isinstance(data, BadRecord):
+                return BadRecord(f"{key}: {data.reason}", data.detail)
+            path = task.output / task.name(value)
+            _replace(path, data)
+            row[key] = Path(os.path.relpath(path, folder)).as_posix()
+        elif plain(value) is not None:
             row[key] = plain(value)
-    return row
+    return None
 
 
-def _paths(meta: Mapping[str, Any]) -> dict[str, Path]:
-    return {key: value for key, value in sorted(meta.items()) if isinstance(value, Path)}
-
-
-def _beside(folder: Path, column: str, name: Path, suffix: str) -> Path:
-    """Where a picture that belongs to the image `name` is written."""
-    return folder / column / name.with_name(f"{name.name}{suffix}")
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Unless it is there already."""
-    if _size(target) != source.stat().st_size or not filecmp.cmp(source, target, shallow=False):
-        _write(target, source.read_bytes())
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file unless it has these bytes already."""
+    if _size(path) != len(data) or path.read_bytes() != data:
+        _write(path, data)
 
 
 def _write(path: Path, data: bytes) -> None:

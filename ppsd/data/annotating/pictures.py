@@ -80,6 +80,14 @@ def _shown(points: Any) -> str:
     return repr(points.tolist() if isinstance(points, np.ndarray) else points)
 
 
+def name_of_points(points: Any) -> str:
+    """What tells pictures of one image apart that are drawn of different points; "" without points."""
+    if points is None or isinstance(points, BadRecord):
+        return ""
+    text = str(points) if isinstance(points, Path) else _shown(points)
+    return "." + hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+
+
 def points_of(settings: Settings, meta: Mapping[str, Any], place: Optional[Place]) -> Any:
     """What read_points takes: a column's value, or the path of the file that is named or lies beside the image.
 
