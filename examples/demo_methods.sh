@@ -1,6 +1,9 @@
 # Sourced by the train.sh of the methods that begin with a trained model; `method` is the folder of the one that is meant.
 # With flags, the trainer with these, and no more. Without, the parts of the method's offline demo are set up.
-script=$root/examples/$method/train_$method.py
+case $method in
+depth2img) script=$root/examples/$method/train_depth.py ;;
+*) script=$root/examples/$method/train_$method.py ;;
+esac
 [ "$#" -eq 0 ] || exec "$python" "$script" "$@" # in place of the shell, so that signals reach it
 base=$root/output/demo/run
 demo=$root/output/demo_$method
@@ -15,6 +18,10 @@ prepare_demo() { # $2 pictures of the kind $1, and the model to begin with
     fi
     echo "2/4 Pictures to learn from: $demo/data"
     "$python" "$root/tools/make_demo_data.py" --kind "$1" --num_images "$2" --output_path "$demo/data"
+}
+
+prepare_new() { # $2 pictures of the kind $1 that are not among those to learn from
+    "$python" "$root/tools/make_demo_data.py" --kind "$1" --num_images "$2" --seed 1 --output_path "$demo/new"
 }
 
 train_demo() { # with the method's recipe, and with these flags
@@ -43,4 +50,13 @@ draw_one() { # to the file $1, with the pipeline $2 and the LoRA $3, these promp
     shift 3
     "$python" "$root/examples/stable_diffusion/eval.py" --pipeline "$pipeline" --lora "$lora" --output "$file" \
         --guidance_scale 3 --num_inference_steps 30 --prompt "$@"
+}
+
+draw_after() { # what the flags name, and beside it what is drawn after it
+    echo "4/4 Drawing after pictures that were not learned from"
+    "$python" "$root/examples/stable_diffusion/eval.py" --output "$demo/grid.png" \
+        --guidance_scale 3 --num_inference_steps 30 "$@"
+    echo "Trained:  $demo/run"
+    echo "Grid:     $demo/grid.png"
+    echo "Previews: $demo/run/previews/"
 }

@@ -16,8 +16,11 @@ from typing import Any, Callable
 import pytest
 
 from ppsd.trainers.arguments import check_arguments
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.depth import DepthTrainer
 from ppsd.trainers.dreambooth import DreamBoothTrainer
 from ppsd.trainers.foreign_flags import ALIASES
+from ppsd.trainers.inpainting import InpaintingTrainer
 from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.run import Run
@@ -32,6 +35,9 @@ METHODS = {
     "examples/dreambooth/train_dreambooth.py": DreamBoothTrainer,
     "examples/textual_inversion/train_textual_inversion.py": TextualInversionTrainer,
     "examples/lora/train_lora.py": LoRATrainer,
+    "examples/controlnet/train_controlnet.py": ControlNetTrainer,
+    "examples/inpainting/train_inpainting.py": InpaintingTrainer,
+    "examples/depth2img/train_depth.py": DepthTrainer,
 }
 TOOLS = {  # and the function of each that reads the command line
     f"{EXAMPLES}/eval.py": "parse",
@@ -147,7 +153,7 @@ def parsed(script: str, flags: Sequence[str]) -> Run:
     """The flags, checked as far as that is possible without the data."""
     method = METHODS[script]
     run = parse_run(method.own_arguments, flags, method.defaults)
-    run.args.bf16 = False  # there need not be a GPU here
+    run.args.bf16, run.args.fp16, run.args.frozen_dtype = False, False, "float32"  # there need not be a GPU here
     check_arguments(run.model, run.data, run.args)
     method.check(run)
     return run

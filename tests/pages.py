@@ -17,7 +17,7 @@ TOOL_PAGES = (ROOT / "tools/README.md", ROOT / "tools/README_zh.md")
 SHARED = (ROOT / "examples/README.md", ROOT / "examples/README_zh.md")
 METHOD_PAGES = tuple(
     (ROOT / f"examples/{name}/README.md", ROOT / f"examples/{name}/README_zh.md")
-    for name in ("text_to_image", "dreambooth", "textual_inversion", "lora")
+    for name in ("text_to_image", "dreambooth", "textual_inversion", "lora", "controlnet", "inpainting", "depth2img")
 )
 PAGES = ((ENGLISH, CHINESE), SHARED, FLAG_PAGES, *METHOD_PAGES, TOOL_PAGES, NEVER_LOSE)
 NOTEBOOK = ROOT / EXAMPLES / "ai_studio.ipynb"

@@ -13,9 +13,12 @@ from ppsd.trainers import arguments
 from ppsd.trainers.arguments.adapter import AdapterArguments
 from ppsd.trainers.arguments.cache import CacheArguments
 from ppsd.trainers.arguments.captions import CaptionArguments
+from ppsd.trainers.arguments.conditions import ConditionArguments
+from ppsd.trainers.arguments.controlnet import ControlNetArguments
 from ppsd.trainers.arguments.data import DataArguments
 from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
 from ppsd.trainers.arguments.folder import FolderArguments
+from ppsd.trainers.arguments.inpainting import DepthArguments, InpaintingArguments
 from ppsd.trainers.arguments.model import ModelArguments
 from ppsd.trainers.arguments.optimizers import OptimizerArguments
 from ppsd.trainers.arguments.placeholder import PlaceholderArguments
@@ -41,6 +44,10 @@ TABLES = {  # section of FLAGS.md, and the dataclass whose own fields it has
     "Previews, held-out loss, saving by epochs": ValidationArguments,
     "DreamBooth": DreamBoothArguments,
     "Textual inversion": TextualInversionArguments,
+    "Conditioning images, masks, depth maps": ConditionArguments,
+    "ControlNet": ControlNetArguments,
+    "Inpainting": InpaintingArguments,
+    "Depth to image": DepthArguments,
 }
 
 

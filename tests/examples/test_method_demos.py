@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.depth import DepthTrainer
 from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.inpainting import InpaintingTrainer
 from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
@@ -24,7 +27,14 @@ METHODS = {
     "dreambooth": (DreamBoothTrainer, "ring"),
     "textual_inversion": (TextualInversionTrainer, "star"),
     "lora": (LoRATrainer, "stripes"),
+    "controlnet": (ControlNetTrainer, "conditions"),
+    "inpainting": (InpaintingTrainer, "conditions"),
+    "depth2img": (DepthTrainer, "conditions"),
 }
+CONDITIONED = {"controlnet": "image", "inpainting": "image", "depth2img": "depth"}
+"""Methods whose model draws after pictures, and the flag of eval.py that names them."""
+
+PROMPTED = [name for name in METHODS if name not in CONDITIONED]
 BASE = ["make_demo_data.py", "create_pretraining_data.py", "train_txt2img_laion400m_trainer.py", "eval.py"]
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -72,6 +82,16 @@ def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path)
 
 
+def trainer_of(name: str) -> str:
+    return f"train_{'depth' if name == 'depth2img' else name}.py"
+
+
+def steps_of(name: str) -> list[str]:
+    """The programs of the demo, once there is a model to begin with: pictures to learn from, others to draw after."""
+    made, drawn = (2, 1) if name in CONDITIONED else (1, 2)
+    return ["make_demo_data.py"] * made + [trainer_of(name)] + ["eval.py"] * drawn
+
+
 def parsed(script: Path, words: list[str], function: str, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     return runpy.run_path(str(script), run_name="tested")[function]()
@@ -80,17 +100,20 @@ def parsed(script: Path, words: list[str], function: str, monkeypatch: pytest.Mo
 @every_method
 def test_the_model_to_begin_with_is_made_when_it_is_missing(copy: Copy, name: str) -> None:
     assert copy.run(name).returncode == 0
-    rest = ["make_demo_data.py", f"train_{name}.py", "eval.py", "eval.py"]
+    rest = steps_of(name)
     assert copy.programs() == [*BASE, *rest]
     copy.calls.unlink()
     done = copy.run(name)
     assert done.returncode == 0
     assert copy.programs() == rest
     shown = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert shown[-4:] == ["LoRA" if name == "lora" else "Pipeline", "Before", "After", "Previews"]
+    if name in CONDITIONED:
+        assert shown[-3:] == ["Trained", "Grid", "Previews"]
+    else:
+        assert shown[-4:] == ["LoRA" if name == "lora" else "Pipeline", "Before", "After", "Previews"]
 
 
-@every_method
+@pytest.mark.parametrize("name", PROMPTED)
 def test_its_commands_are_accepted(copy: Copy, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the recipe as it is shipped, the pictures that were made, and the model that was trained."""
     method, kind = METHODS[name]
@@ -118,21 +141,49 @@ def test_its_commands_are_accepted(copy: Copy, name: str, monkeypatch: pytest.Mo
     assert any(subject in prompt.split() for prompt in drawn[0].prompt)
 
 
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_what_is_drawn_after_was_not_learned_from(copy: Copy, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe as it is shipped; previews and the grid see other pictures than training, as many as prompts."""
+    method, kind = METHODS[name]
+    assert copy.run(name).returncode == 0
+    data, new, training, drawing = copy.called()[len(BASE) :]
+    made, others = (
+        parsed(ROOT / "tools/make_demo_data.py", words[1:], "parse_args", monkeypatch) for words in (data, new)
+    )
+    assert (made.kind, others.kind) == (kind, kind)
+    assert made.seed != others.seed
+    words = [word.replace(f"{copy.root}/configs", f"{ROOT}/configs") for word in training[1:]]
+    run = parse_run(method.own_arguments, words, method.defaults)
+    run.check()
+    method.check(run)
+    assert run.args.max_steps >= 100, "the recipe"
+    assert (run.data.train_data_dir, run.model.pretrained_model_name_or_path) == (made.output_path, str(copy.base))
+    shown = [files for files in method.validation_files(run) if files.name != "mask"]
+    assert [len(files.paths or []) for files in shown] == [len(run.args.validation_prompts)]
+    drawn = parsed(ROOT / "examples/stable_diffusion/eval.py", drawing[1:], "parse", monkeypatch)
+    files = drawn.image[0] if CONDITIONED[name] == "image" else drawn.depth
+    assert len(files) == len(drawn.prompt)
+    assert all(path.startswith(others.output_path) for path in [*files, *(shown[0].paths or [])])
+    parts = [drawn.pipeline, *(word for words in drawn.controlnet for word in words)]
+    assert parts == ([str(copy.base), "none", run.args.output_dir] if name == "controlnet" else [run.args.output_dir])
+
+
 @every_method
 @pytest.mark.parametrize("step", ["create_pretraining_data.py", "make_demo_data.py", "train_METHOD.py"])
 def test_what_fails_ends_it(copy: Copy, name: str, step: str) -> None:
-    program = step.replace("METHOD", name)
+    program = step.replace("train_METHOD.py", trainer_of(name))
     done = copy.run(name, fails=program)
     assert done.returncode == 3
     assert copy.programs()[-1] == program
     assert "After:" not in done.stdout
+    assert "Grid: " not in done.stdout.split("2/4")[-1]
 
 
 @every_method
 def test_flags_are_for_the_trainer_alone(copy: Copy, name: str) -> None:
     """A value with a space in it stays one; the exit code is the trainer's."""
-    done = copy.run(name, "--instance_prompt", "a b", "--do_train", fails=f"train_{name}.py")
+    done = copy.run(name, "--instance_prompt", "a b", "--do_train", fails=trainer_of(name))
     assert done.returncode == 3
-    script = copy.root / "examples" / name / f"train_{name}.py"
+    script = copy.root / "examples" / name / trainer_of(name)
     assert copy.called() == [[str(script), "--instance_prompt", "a b", "--do_train"]]
     assert not (copy.root / "output").exists()

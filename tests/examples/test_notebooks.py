@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.depth import DepthTrainer
 from ppsd.trainers.dreambooth import DreamBoothTrainer
+from ppsd.trainers.inpainting import InpaintingTrainer
 from ppsd.trainers.lora import LoRATrainer
 from ppsd.trainers.parsing import parse_run
 from ppsd.trainers.textual_inversion import TextualInversionTrainer
@@ -27,8 +30,15 @@ METHODS = {
     "dreambooth": DreamBoothTrainer,
     "textual_inversion": TextualInversionTrainer,
     "lora": LoRATrainer,
+    "controlnet": ControlNetTrainer,
+    "inpainting": InpaintingTrainer,
+    "depth2img": DepthTrainer,
 }
+CONDITIONED = ("controlnet", "inpainting", "depth2img")
+"""Methods whose model draws after pictures: their demos end with one grid."""
+
 PICTURES = {BASIC: 6, "text_to_image": 9, "dreambooth": 14, "textual_inversion": 11, "lora": 11}
+PICTURES |= {"controlnet": 11, "inpainting": 8, "depth2img": 11}
 """That each notebook shows: of the data, of results, of previews."""
 
 SHELL = re.compile(r"^!((?:.*\\\n)*.*)$", flags=re.MULTILINE)
@@ -70,7 +80,10 @@ def test_it_runs_from_the_first_cell_to_the_last(name: str, tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("<IPython.core.display.Image object>") == PICTURES[name]
     assert (repository / "output" / "photos_tiny" / "previews" / "reconstruction.png").is_file()
-    if name != BASIC:
+    if name in CONDITIONED:
+        drawn = len(list((repository / "output" / f"demo_{name}").glob("grid-*.png")))
+        assert drawn == (12 if name == "controlnet" else 6), "a ControlNet's prompts are drawn without it, too"
+    elif name != BASIC:
         before, after = (
             np.asarray(Image.open(repository / "output" / f"demo_{name}" / f"{when}.png"), np.int16)
             for when in ("before", "after")
@@ -86,7 +99,7 @@ def test_what_needs_a_download_parses(name: str) -> None:
     training, drawing = (shlex.split(command.replace("\\\n", " ")) for command in shown)
     assert training[:2] == ["sh", f"examples/{name}/train.sh"]
     run = parse_run(method.own_arguments, training[2:], method.defaults)
-    run.args.bf16 = False  # there need not be a GPU here
+    run.args.bf16, run.args.fp16, run.args.frozen_dtype = False, False, "float32"  # there need not be a GPU here
     run.check()
     method.check(run)
     assert drawing[:2] == ["python", "examples/stable_diffusion/eval.py"]
