@@ -6,8 +6,8 @@
 Weights, gradients, the optimizer's state and what layers keep for the backward pass are counted from the model's
 config; nothing is loaded. Measured in float32 on the CPU: the sum is 0.3 % more than what paddle allocated at most for
 Stable Diffusion 1.5 (256 pixels, batch 1, AdamW; 6 % for what is beyond weights, gradients and moments), 0.2 % more for
-a ControlNet of it (3 %), 2 to 8 % more for the tiny model, 6 to 15 % more with --gradient_checkpointing. The process
-itself had 0.1 to 0.6 GB beside.
+a ControlNet of it (3 %), 2 to 8 % more for the tiny model, 6 to 15 % more with --gradient_checkpointing; but 2.4 % less
+(0.17 GiB) for that ControlNet with --gradient_checkpointing and Adafactor. The process itself had 0.1 to 0.6 GB beside.
 For a GPU these are estimates that nobody has measured: half precision, efficient attention, the workspace of
 convolutions (512 MB) and CUDA itself (0.8 GB). Leave 10 % free. --optimizer_type etc. say what the run has already.
 """
