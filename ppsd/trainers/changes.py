@@ -17,6 +17,7 @@ HARMLESS = frozenset(
     logging_dir logging_strategy logging_first_step logging_steps disable_tqdm report_to run_name
     skip_memory_metrics skip_profile_timer
     save_strategy save_steps save_total_limit save_on_each_node only_save_updated_model on_save_error
+    validation_image validation_mask validation_depth controlnet_model_name_or_path
     image_logging_steps sample_every_n_epochs validation_prompts sample_prompts num_validation_images guidance_scale
     num_inference_steps validation_steps validation_epochs max_validation_samples save_every_n_epochs
     dataloader_num_workers check_data data_cache_dir data_cache_gb num_records num_train_epochs

@@ -54,7 +54,7 @@ def prepare_output_dir(
     are read from, or if previews would be among the images.
     """
     folder = Path(output_dir)
-    replaced = {(folder / name).resolve() for name in ("", "unet", "vae", "text_encoder", "tokenizer")}
+    replaced = {(folder / name).resolve() for name in ("", "unet", "vae", "text_encoder", "tokenizer", "controlnet")}
     for model in models:
         if model is not None and Path(model).exists() and Path(model).resolve() in replaced:
             raise ValueError(f"--output_dir: the result in {folder} would replace {model}, which is read from there")

@@ -20,6 +20,7 @@ from ppsd.models.controlnet import (
     new_controlnet,
     new_t2i_adapter,
 )
+from ppsd.trainers.controlnet_folders import find_controlnet
 from ppsd.trainers.run import Run
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def make_control(run: Run, bundle: Bundle) -> nn.Layer:
     """As the flags say. Raises ValueError naming them."""
     own, path, factor = run.own, run.own.controlnet_model_name_or_path, bundle.vae_scale_factor
     paddle.seed(run.args.seed)
+    path = find_controlnet(path, FLAG) if path else None
     if own.control_type == "t2i_adapter":
         return load_t2i_adapter(path, bundle) if path else new_t2i_adapter(bundle.unet, factor)
     if path:

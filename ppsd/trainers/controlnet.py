@@ -19,6 +19,7 @@ from ppsd.models.conditions import control_of
 from ppsd.models.controlnet import trained_layers
 from ppsd.models.denoiser import ControlDenoiser, T2IAdapterDenoiser
 from ppsd.sampling.control import build_control_pipeline
+from ppsd.sampling.text import write_text_settings
 from ppsd.trainers.arguments.controlnet import ControlNetArguments
 from ppsd.trainers.control import check_control, make_control
 from ppsd.trainers.exporting import control_bytes, write_control
@@ -93,6 +94,7 @@ class ControlNetTrainer(StableDiffusionTrainer):
         """The ControlNet or T2I-Adapter alone, as diffusers' script, while the UNet is the base's."""
         if self.exports_pipeline:
             return super().write_export(folder)
+        write_text_settings(folder, self.step.text)
         return write_control(folder, self.bundle, self.ema, self._masters())
 
     def export_bytes(self) -> int:

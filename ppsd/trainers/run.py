@@ -40,6 +40,10 @@ class Run:
         """The argument dataclasses."""
         return [group for group in (self.model, self.data, self.args, self.own) if group is not None]
 
+    def paths(self) -> list[Optional[str]]:
+        """What is read of models."""
+        return [*self.model.paths(), getattr(self.own, "controlnet_model_name_or_path", None)]
+
     def image_folders(self) -> dict[str, str]:
         """The folders of images that are trained on, by flag."""
         flags = ("train_data_dir", "instance_data_dir", "class_data_dir")

@@ -45,7 +45,7 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
     method.check(run)
     configure(cache_dir=run.data.data_cache_dir, cache_gb=run.data.data_cache_gb)
     set_device(args.device)
-    prepare_output_dir(args.output_dir, run.model.paths(), args.should_save, run.image_folders())
+    prepare_output_dir(args.output_dir, run.paths(), args.should_save, run.image_folders())
     checkpoint, step = find_start(run, method.trained_names(run))
     method.prepare(run)
     config = stream_config(method, run)

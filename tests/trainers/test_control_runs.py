@@ -14,6 +14,7 @@ from ppsd.models.controlnet import load_controlnet
 from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.loading import load_component
 from ppsd.models.saving import read_weights
+from ppsd.sampling.text import read_text_settings
 from ppsd.trainers.controlnet import ControlNetTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.trainers.condition_runs import NARROW, base_unet, first_batch, scenes, unet
@@ -188,3 +189,14 @@ def test_a_controlnet_of_another_model_is_refused(tiny_run: Run, tmp_path: Path,
     config.write_text(json.dumps({**told, "layers_per_block": told["layers_per_block"] + 1}), encoding="utf-8")
     with pytest.raises(ValueError, match="--controlnet_model_name_or_path"):
         built(tiny_run, tmp_path / "again", folder, controlnet_model_name_or_path=tmp_path / "first")
+
+
+def test_a_run_s_folder_is_not_written_over(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """What it begins with is there, too; a run and its checkpoint stand for the ControlNet in them."""
+    first = tmp_path / "first"
+    learn(tiny_run, first, folder, max_steps=1, clip_skip=2, **NARROW)
+    assert read_text_settings(first) is not None, "eval.py reads captions as training did"
+    for place in (first, first / "checkpoint-1"):
+        built(tiny_run, tmp_path / "again", folder, controlnet_model_name_or_path=place)
+    with pytest.raises(ValueError, match="--output_dir"):
+        built(tiny_run, first, folder, controlnet_model_name_or_path=first, overwrite_output_dir=True)

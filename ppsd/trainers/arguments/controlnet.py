@@ -16,7 +16,9 @@ class ControlNetArguments(ConditionArguments):
     """Flags of ControlNets and T2I-Adapters: what they begin with, and what is trained beside them."""
 
     controlnet_model_name_or_path: Optional[str] = flag(
-        None, "ControlNet (or T2I-Adapter) to begin with: folder or hub name. Default: a new one, made of the UNet."
+        None,
+        "ControlNet (or T2I-Adapter) to begin with: its folder, that of a run, checkpoint or pipeline, or a hub name."
+        " Default: a new one, made of the UNet.",
     )
     control_type: str = flag("controlnet", "controlnet, or t2i_adapter: smaller, and run once a picture.")
     sd_locked: bool = flag(True, "False trains the UNet's decoder (all after its middle block) beside the ControlNet.")
