@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from ppsd.compat import keep_float32
+
 import numpy as np
 import paddle
 from paddle import nn
@@ -42,6 +44,8 @@ class ControlLora(nn.Layer):
             parameter.stop_gradient = True
         for parameter in self.parameters():
             parameter.stop_gradient = False
+        for adapter in self._adapters.values():
+            keep_float32(adapter)  # as those of an AdapterNetwork
 
     @property
     def controlnet(self) -> ControlNetModel:

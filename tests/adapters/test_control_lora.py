@@ -121,3 +121,9 @@ def test_own_layers_get_no_adapter():
     controlnet, wanted = tiny_controlnet(tiny_unet()), Wanted(2, 4.0, 2, 4.0, "", [r"^controlnet_mid_block"])
     with pytest.raises(ValueError, match="no layer in what the ControlNet has of the UNet"):
         new_control_lora(controlnet, wanted, "lora", Options(), Dropout(), seed=0)
+
+
+def test_adapters_stay_float32_where_half_precision_is_trained_with():
+    lora = make(tiny_unet())
+    marked = {name for name, layer in lora.named_sublayers() if not getattr(layer, "_cast_to_low_precision", True)}
+    assert {name.split(".")[0] for name in marked} == {n for n, _ in lora.named_children() if n.startswith("lora_")}

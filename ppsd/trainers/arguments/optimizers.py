@@ -33,7 +33,7 @@ class OptimizerArguments:
     )
     frozen_dtype: str = flag(
         "float32",
-        "Data type of the VAE, of a text encoder that is not trained, and of a UNet beside adapters: float32, or"
+        "Data type of the VAE, and of a UNet and a text encoder that are not trained: float32, or"
         " bfloat16 with --bf16, float16 with --fp16 (diffusers' weight_dtype). Exports keep float32.",
     )
 
