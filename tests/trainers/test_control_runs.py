@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ppsd.models.saving import read_weights
 from ppsd.sampling.text import read_text_settings
 from ppsd.trainers.controlnet import ControlNetTrainer
 from ppsd.trainers.trainer import StableDiffusionTrainer
+from tests.data.scenes import disagreement
 from tests.trainers.condition_runs import NARROW, base_unet, first_batch, scenes, unet
 from tests.trainers.condition_runs import built as built_run
 from tests.trainers.condition_runs import learn as learn_run
@@ -200,3 +203,18 @@ def test_a_run_s_folder_is_not_written_over(tiny_run: Run, tmp_path: Path, folde
         built(tiny_run, tmp_path / "again", folder, controlnet_model_name_or_path=place)
     with pytest.raises(ValueError, match="--output_dir"):
         built(tiny_run, first, folder, controlnet_model_name_or_path=first, overwrite_output_dir=True)
+
+
+def test_streamed_parts_of_the_tool_have_a_conditioning_column(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """create_pretraining_data.py --conditioning_key, then the stream, read by as many workers as one likes."""
+    tool = Path(__file__).parents[2] / "tools" / "create_pretraining_data.py"
+    words = ["--conditioning_key", "conditioning_image", "--per_part_file_num", "5", "--num_workers", "0"]
+    places = ["--input_path", str(folder), "--output_path", str(tmp_path / "parts")]
+    subprocess.run([sys.executable, str(tool), *places, *words], check=True)
+    file_list = tmp_path / "parts" / "filelist" / "custom_dataset.filelist.list"
+    given: dict[str, Any] = {"train_data_dir": None, "file_list": file_list, "num_lanes": 4, "max_steps": 2, **NARROW}
+    alone = learn(tiny_run, tmp_path / "alone", folder, **given)
+    assert losses(learn(tiny_run, tmp_path / "two", folder, dataloader_num_workers=2, **given)) == losses(alone)
+    batch = first_batch(alone)
+    for pixels, shown in zip(batch["pixels"].numpy(), batch["conditioning"].numpy()):
+        assert disagreement(pixels, shown) < 0.004, "crops and flips are those of the picture"
