@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -16,12 +16,14 @@ from ppsd.formats.items import IMAGE_COLUMNS, MISSING_IMAGE, NO_IMAGE_PATH
 from ppsd.formats.lines import parse_object, text_lines
 from ppsd.types import BadRecord
 
+REPEATED_IMAGE = "image of an earlier row"
 JOURNAL = ".captions.jsonl"
 """New captions until the file is written, which is at the end."""
 
 
 class MetadataCaptions:
     """Rows keep their other columns and their order; images that are in no row get one when they have a caption.
+    Where several rows name one image, the first is meant, and the others stay as they are.
 
     Left out are images that a row names as the condition, the mask or the depth of another. Captions in files beside
     images, which nobody reads once there is metadata, go into the rows. New captions are kept in a hidden file until
@@ -34,9 +36,12 @@ class MetadataCaptions:
         self._folder = Path(folder)
         images = [image for _, found in self._walk(recursive) for image in found]
         self._numbers, self._rows = _read_rows(self._folder / METADATA)
-        self._named = {name for row in self._rows if (name := _name(row)) is not None}
-        self._others = [image for image in images if image.name not in self._named | _conditions(self._rows)]
+        self._first = _first_rows(self._rows)
+        in_rows = self._first.keys() | _conditions(self._rows)
+        self._others = [image for image in images if image.name not in in_rows]
         self._new = _read_journal(self._folder / JOURNAL)
+        for left_over in self._folder.glob(f".{METADATA}.{'[0-9a-f]' * 8}.tmp"):  # of a process that was killed
+            left_over.unlink()
 
     def _walk(self, recursive: bool) -> Iterator[tuple[Path, list[ImageFile]]]:
         for folder, images in image_files(self._folder, recursive):
@@ -48,16 +53,16 @@ class MetadataCaptions:
             yield folder, images
 
     def items(self) -> Items:
-        place, given = str(self._folder / METADATA), set()
-        for line, row in zip(self._numbers, self._rows):
-            name = _name(row)
-            where = f"{place}:{line}"
+        place = self._folder / METADATA
+        for at, (line, row) in enumerate(zip(self._numbers, self._rows)):
+            name, where = _name(row), f"{place}:{line}"
             if name is None:
                 yield where, BadRecord(NO_IMAGE_PATH, f"no path under 'file_name'; keys are {', '.join(row) or 'none'}")
             elif not (self._folder / name).is_file():
                 yield where, BadRecord(MISSING_IMAGE, str(self._folder / name))
-            elif name not in given:
-                given.add(name)
+            elif (first := self._first[name]) != at:
+                yield where, BadRecord(REPEATED_IMAGE, f"{name} is in line {self._numbers[first]} already")
+            else:
                 yield where, self._item(name, self._folder / name, _caption(row))
         for image in self._others:
             yield str(image.path), self._item(image.name, image.path, image.caption())
@@ -77,7 +82,9 @@ class MetadataCaptions:
     extend = write
 
     def finish(self) -> None:
-        rows = [{**row, "text": self._new[name]} if (name := _name(row)) in self._new else row for row in self._rows]
+        rows = list(self._rows)
+        for name in self._new.keys() & self._first.keys():
+            rows[self._first[name]] = _with_caption(rows[self._first[name]], self._new[name])
         for image in self._others:
             caption = self._new.get(image.name, image.caption())
             if isinstance(caption, str):
@@ -109,6 +116,21 @@ def _name(row: Mapping[str, Any]) -> Optional[str]:
     """The path of a row's image, as image_files names it."""
     name = row.get("file_name")
     return Path(name.replace("\\", "/")).as_posix() if isinstance(name, str) and name else None
+
+
+def _first_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Of each image the number of the row that names it first."""
+    found: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        if (name := _name(row)) is not None:
+            found.setdefault(name, number)
+    return found
+
+
+def _with_caption(row: Mapping[str, Any], caption: str) -> dict[str, Any]:
+    """The row with another caption; of a list the first is meant, and the others stay."""
+    text = row.get("text")
+    return {**row, "text": [caption, *text[1:]] if isinstance(text, list) and text else caption}
 
 
 def _caption(row: Mapping[str, Any]) -> Optional[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from ppsd.formats import caption_rows
 from ppsd.formats.caption_files import ImageCaption
-from ppsd.formats.caption_rows import JOURNAL, MetadataCaptions
+from ppsd.formats.caption_rows import JOURNAL, REPEATED_IMAGE, MetadataCaptions
 from ppsd.formats.image_folder import read_image_folder
 from ppsd.formats.items import MISSING_IMAGE, NO_IMAGE_PATH, FolderItem
 from ppsd.types import BadRecord
@@ -55,6 +56,41 @@ def test_rows_keep_their_columns_and_images_in_no_row_get_one(tmp_path: Path) ->
     assert not (tmp_path / JOURNAL).exists()
     read = [item for _, item in read_image_folder(tmp_path)]
     assert [item.caption for item in read if isinstance(item, FolderItem)] == ["new", "mine, too", "猫", "from a file"]
+
+
+def test_further_captions_of_an_image_are_kept(tmp_path: Path) -> None:
+    """Those of later rows, and those of a list."""
+    touch(tmp_path, "a.jpg", "b.jpg")
+    write_rows(
+        tmp_path,
+        {"file_name": "a.jpg"},
+        {"file_name": "a.jpg", "text": "mine"},
+        {"file_name": "b.jpg", "text": ["first", "second"]},
+    )
+    store = MetadataCaptions(tmp_path)
+    bad = {where: item for where, item in store.items() if isinstance(item, BadRecord)}
+    assert bad == {f"{tmp_path / 'metadata.jsonl'}:2": BadRecord(REPEATED_IMAGE, "a.jpg is in line 1 already")}
+    assert images(store) == {"a.jpg": None, "b.jpg": "first"}
+    store.write("a.jpg", "new")
+    store.extend("b.jpg", "first, longer")
+    store.finish()
+    assert [row["text"] for row in rows(tmp_path)] == ["new", "mine", ["first, longer", "second"]]
+
+
+def test_the_rows_conditions_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *(f"{number}.jpg" for number in range(9)))
+    write_rows(tmp_path, {"file_name": "0.jpg", "mask": "8.jpg"})
+    seen: list[int] = []
+    conditions = caption_rows._conditions
+    monkeypatch.setattr(caption_rows, "_conditions", lambda given: seen.append(len(given)) or conditions(given))
+    assert list(images(MetadataCaptions(tmp_path))) == [f"{number}.jpg" for number in range(8)]
+    assert seen == [1]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", ".metadata.jsonl.0123abcd.tmp", ".metadata.jsonl.mine.tmp")
+    MetadataCaptions(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".metadata.jsonl.mine.tmp"]
 
 
 def test_recursive_names_are_relative_to_the_folder(tmp_path: Path) -> None:
