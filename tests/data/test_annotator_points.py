@@ -192,5 +192,25 @@ def test_points_that_cannot_be_used(tmp_path: Path) -> None:
     assert isinstance(read_points("pose", {"people": [{"pose_keypoints_2d": [1.0] * 75}]}, SIZE), BadRecord)
 
 
+@pytest.mark.parametrize("people", [5, None, [1], [{}], ["left", {}], [{"pose_keypoints_2d": [10**400] * 54}]])
+def test_openpose_files_that_are_none(people: Any) -> None:
+    for value in ({"people": people}, json.dumps({"people": people})):
+        found = read_points("pose", value, SIZE)
+        assert isinstance(found, BadRecord)
+        assert found.reason == UNUSABLE_POINTS
+
+
+@pytest.mark.parametrize("name", ["landmarks", "pose"])
+def test_points_far_outside_take_too_long_to_draw(name: str) -> None:
+    points = face() if name == "landmarks" else body()
+    points[5] = -15 * SIZE[0], 15 * SIZE[1]
+    assert isinstance(read_points(name, points.tolist(), SIZE), np.ndarray)
+    for far in (-17 * SIZE[0], 1e300):
+        points[5, 0] = far
+        found = read_points(name, points.tolist(), SIZE)
+        assert isinstance(found, BadRecord)
+        assert "far outside of a picture of" in found.detail
+
+
 def test_the_parts_are_all_of_a_face() -> None:
     assert [number for part in PARTS for number in range(part.begin, part.end)] == list(range(68))

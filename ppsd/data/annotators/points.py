@@ -15,6 +15,8 @@ from ppsd.types import BadRecord
 UNUSABLE_POINTS = "unusable points"
 UNREADABLE_POINTS = "unreadable points"
 MAX_POINT_BYTES = 2**22
+FARTHEST = 16
+"""Sides of the picture; lines to points farther away take seconds to hours to draw."""
 _COUNTS = {"landmarks": (68, 70), "pose": (18,)}  # FaceSynthetics has two more points, the pupils
 
 
@@ -44,20 +46,24 @@ def read_points(name: str, value: Any, size: tuple[int, int]) -> Union[np.ndarra
     if np.isinf(points).any():
         return BadRecord(UNUSABLE_POINTS, "numbers that are not finite")
     shares = not np.isnan(points).all() and np.nanmax(points) <= 1
-    return points * size if shares else points
+    placed = points * size if shares else points
+    if (np.abs(placed) > FARTHEST * np.array(size)).any():
+        return BadRecord(UNUSABLE_POINTS, f"numbers far outside of a picture of {size[0]} x {size[1]} pixels")
+    return placed
 
 
 def _people(value: Any) -> Any:
     """What OpenPose writes as a plain list of people."""
     if isinstance(value, Mapping) and "people" in value:
-        return [person.get("pose_keypoints_2d") for person in value["people"]]
+        people = value["people"] if isinstance(value["people"], list) else [None]
+        return [person.get("pose_keypoints_2d") if isinstance(person, Mapping) else None for person in people]
     return value
 
 
 def _numbers(value: Any) -> Union[np.ndarray, BadRecord]:
     try:
         return np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         return BadRecord(UNUSABLE_POINTS, f"no regular table of numbers: {error}")
 
 
