@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -10,7 +11,7 @@ from typing import Any, Optional, Union
 from ppsd.formats.atomic import PathLike, atomic_write
 from ppsd.formats.caption_files import ImageCaption, ImageFile, Items, image_files
 from ppsd.formats.extras import split_row
-from ppsd.formats.image_folder import metadata_file
+from ppsd.formats.image_folder import metadata_file, repeats_of
 from ppsd.formats.image_folder_writer import METADATA
 from ppsd.formats.items import IMAGE_COLUMNS, MISSING_IMAGE, NO_IMAGE_PATH
 from ppsd.formats.lines import parse_object, text_lines
@@ -29,7 +30,8 @@ class MetadataCaptions:
     images, which nobody reads once there is metadata, go into the rows. New captions are kept in a hidden file until
     metadata.jsonl is written as a whole, so a process that is killed loses none. For one process at a time.
 
-    Raises ValueError for metadata.csv, for metadata in a subfolder, and for a line that is no JSON object.
+    Raises ValueError for metadata.csv, for metadata in a subfolder, for folders named like `10_a dog`, which would not
+    be repeated any more, and for a line that is no JSON object.
     """
 
     def __init__(self, folder: PathLike, recursive: bool = False) -> None:
@@ -37,19 +39,25 @@ class MetadataCaptions:
         images = [image for _, found in self._walk(recursive) for image in found]
         self._numbers, self._rows = _read_rows(self._folder / METADATA)
         self._first = _first_rows(self._rows)
-        in_rows = self._first.keys() | _conditions(self._rows)
-        self._others = [image for image in images if image.name not in in_rows]
+        in_rows = {os.path.abspath(self._folder / name) for name in self._first.keys() | _conditions(self._rows)}
+        self._others = [image for image in images if os.path.abspath(image.path) not in in_rows]
         self._new = _read_journal(self._folder / JOURNAL)
         for left_over in self._folder.glob(f".{METADATA}.{'[0-9a-f]' * 8}.tmp"):  # of a process that was killed
             left_over.unlink()
 
     def _walk(self, recursive: bool) -> Iterator[tuple[Path, list[ImageFile]]]:
+        has_rows = (self._folder / METADATA).is_file()
         for folder, images in image_files(self._folder, recursive):
             found = metadata_file(folder)
             if found is not None and found.name != METADATA:
                 raise ValueError(f"{found}: captions are added to {METADATA}; write that file in its place")
             if found is not None and folder != self._folder:
                 raise ValueError(f"{found}: would not be read beside {self._folder / METADATA}; caption {folder} alone")
+            if not has_rows and folder.parent == self._folder and repeats_of(folder) != (1, None):
+                raise ValueError(
+                    f"{folder}: its name says repeats, which are not read beside {METADATA}; --output sidecar keeps"
+                    " them, or caption each such folder alone"
+                )
             yield folder, images
 
     def items(self) -> Items:

@@ -131,7 +131,7 @@ def _read_folder(folder: Path, columns: _Columns, repeats: Repeats, above: froze
         if suffix.lower() in IMAGE_SUFFIXES:
             yield _with_sidecar(folder / name, stem, files, repeats)
     for name in folders:
-        below = repeats if above else _repeats(folder / name)
+        below = repeats if above else repeats_of(folder / name)
         yield from _read_folder(folder / name, columns, below, above | {real})
 
 
@@ -156,7 +156,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _repeats(folder: Path) -> Repeats:
+def repeats_of(folder: Path) -> Repeats:
     """What the name of a folder like `10_a dog` says. One that is no UTF-8 is in GB18030, as captions are."""
     name = decode_text(os.fsencode(folder.name))
     match = re.fullmatch(r"(\d+)_(.+)", name, flags=re.DOTALL) if isinstance(name, str) else None

@@ -82,9 +82,31 @@ def test_the_rows_conditions_are_looked_at_once(tmp_path: Path, monkeypatch: pyt
     write_rows(tmp_path, {"file_name": "0.jpg", "mask": "8.jpg"})
     seen: list[int] = []
     conditions = caption_rows._conditions
-    monkeypatch.setattr(caption_rows, "_conditions", lambda given: seen.append(len(given)) or conditions(given))
+
+    def count(given: list[dict[str, Any]]) -> set[str]:
+        seen.append(len(given))
+        return conditions(given)
+
+    monkeypatch.setattr(caption_rows, "_conditions", count)
     assert list(images(MetadataCaptions(tmp_path))) == [f"{number}.jpg" for number in range(8)]
     assert seen == [1]
+
+
+@pytest.mark.parametrize("form", ["{folder}/a.jpg", "sub/../a.jpg", "./a.jpg"])
+def test_an_image_gets_no_second_row_however_its_row_names_it(form: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.edge.png", "sub/b.jpg")
+    edge = f"{tmp_path}/a.edge.png"
+    write_rows(tmp_path, {"file_name": form.format(folder=tmp_path), "conditioning_image": edge, "text": "mine"})
+    assert list(images(MetadataCaptions(tmp_path, recursive=True)).values()) == ["mine", None]
+
+
+def test_names_of_folders_that_say_repeats_are_not_lost(tmp_path: Path) -> None:
+    touch(tmp_path, "10_a dog/a.jpg")
+    with pytest.raises(ValueError, match=r"10_a dog: its name says repeats.*--output sidecar"):
+        MetadataCaptions(tmp_path, recursive=True)
+    assert images(MetadataCaptions(tmp_path / "10_a dog")) == {"a.jpg": None}
+    write_rows(tmp_path, {"file_name": "10_a dog/a.jpg"})
+    assert images(MetadataCaptions(tmp_path, recursive=True)) == {"10_a dog/a.jpg": None}
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
