@@ -16,7 +16,7 @@ from ppsd.trainers.parsing import parse_run
 from tests.benchmarks import controlnet_demo, depth_demo, inpainting_demo
 from tests.benchmarks.condition_runs import IMAGES, overlap_goals
 from tests.benchmarks.held_out_conditions import SEED, HeldOut, another_color, held_out, read
-from tests.benchmarks.inpainting_demo import boxes
+from tests.benchmarks.inpainting_demo import Measured, boxes, goals, without_masked
 from tests.benchmarks.method_runs import COMMON
 
 
@@ -79,3 +79,22 @@ def test_boxes_cover_the_shape_with_a_margin_and_stay_within_the_picture() -> No
 @pytest.mark.parametrize(("overlap", "color", "met"), [(0.80, 0.85, [True, True]), (0.79, 0.84, [False, False])])
 def test_goals_are_met_from_their_limits_on(overlap: float, color: float, met: list[bool]) -> None:
     assert [goal.met for goal in overlap_goals(overlap, color)] == met
+
+
+def test_latents_without_masked_pixels_are_whole_blocks() -> None:
+    masks = np.zeros((1, 64, 64), bool)
+    masks[0, 8:17, 24:32] = True
+    expected = np.ones_like(masks)
+    expected[0, 8:24, 24:32] = False
+    assert (without_masked(masks) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("found", "met"),
+    [
+        (Measured(2.4, 0.0, 0.5, 0.8), [True, True, True]),
+        (Measured(3.2, 0.01, 0.5, 0.79), [False, False, False]),
+    ],
+)
+def test_goals_of_inpainting(found: Measured, met: list[bool]) -> None:
+    assert [goal.met for goal in goals(found)] == met
