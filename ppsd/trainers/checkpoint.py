@@ -24,7 +24,8 @@ from ppsd.trainers.manifest import fault, flush, seal
 logger = logging.getLogger(__name__)
 
 STAGING = ".saving"
-PROMPTS = "previews/prompts.txt"
+PROMPTS, CONDITIONS = "previews/prompts.txt", "previews/conditions.npz"
+"""Of a run's previews: what the first batch had, so that a continued run draws with it, too."""
 _NAME = re.compile(r"^checkpoint-(\d+)$")
 _DISCARDED = re.compile(r"^\.[\w-]+\.[0-9a-f]{8}\.old$")
 
@@ -78,7 +79,8 @@ def clean_leftovers(output_dir: Path) -> None:
 
 def forget_run(output_dir: str, checkpoint: Optional[str]) -> None:
     """Delete an earlier run's checkpoints, but for the one being continued, so that none is continued by mistake."""
-    Path(output_dir, PROMPTS).unlink(missing_ok=True)
+    for kept in (PROMPTS, CONDITIONS):
+        Path(output_dir, kept).unlink(missing_ok=True)
     for old in named_checkpoints(Path(output_dir)):
         if checkpoint is None or old.resolve() != Path(checkpoint).resolve():
             logger.warning("--overwrite_output_dir: deleting %s", old)

@@ -15,8 +15,10 @@ from ppsd.diffusion.objective import Denoise
 from ppsd.models.bundle import Bundle
 from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.placeholder import add_placeholders
+from ppsd.sampling.conditioned import Told
+from ppsd.sampling.prompts import Prompt
 from ppsd.trainers.adapter import add_adapter
-from ppsd.trainers.preview_conditions import Files
+from ppsd.trainers.preview_conditions import Files, pair, read_files
 from ppsd.trainers.run import Run
 from ppsd.types import Condition
 
@@ -103,6 +105,12 @@ class Method:
     def validation_files(cls, run: Run) -> list[Files]:
         """What flags name for previews beside prompts; what is read by the first is what the others must fit."""
         return []
+
+    @classmethod
+    def preview_files(cls, run: Run) -> tuple[list[Prompt], Optional[Told]]:
+        """The prompts of previews and what goes with them, of the flags. Raises ValueError naming these."""
+        prompts, files = pair(run.args.prompts(), cls.validation_files(run))
+        return prompts, read_files(files, run.args.resolution) if files else None
 
     @classmethod
     def denoiser(cls, run: Run, bundle: Bundle) -> Denoise:

@@ -13,9 +13,6 @@ from ppsd.formats.atomic import atomic_write
 from ppsd.sampling.picture_files import read_condition, read_picture
 from ppsd.sampling.prompts import Prompt
 
-KEPT = "conditions.npz"
-"""Of a run's previews: what the first batch had, so that a continued run draws with it, too."""
-
 
 @dataclass(frozen=True)
 class Files:
@@ -67,12 +64,11 @@ def read_files(given: Sequence[Files], resolution: int) -> dict[str, np.ndarray]
     return as_told(found)
 
 
-def of_batch(names: Sequence[str], inputs: Mapping[str, Any], count: int, folder: Path) -> dict[str, np.ndarray]:
-    """What the first batch says, or what the run's beginning has kept of its own in `folder`."""
-    file = folder / KEPT
+def of_batch(names: Sequence[str], inputs: Mapping[str, Any], count: int, file: Path) -> dict[str, np.ndarray]:
+    """What the first batch says, or what the run's beginning has kept of its own in `file`."""
     if not file.is_file():
         found = {name: channels_last(np.asarray(inputs[name][:count])) for name in names}
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as stream:
             np.savez_compressed(stream, **found)
     with np.load(file, allow_pickle=False) as kept:

@@ -22,7 +22,7 @@ from ppsd.models.latents import decode_mean, reconstruct
 from ppsd.sampling.conditioned import Told, generate_told, grid_beside
 from ppsd.sampling.grid import image_grid, save_png
 from ppsd.sampling.prompts import Prompt, draw_prompts
-from ppsd.trainers.checkpoint import PROMPTS
+from ppsd.trainers.checkpoint import CONDITIONS, PROMPTS
 from ppsd.trainers.due import Every
 from ppsd.trainers.heart import Heart, Phase
 from ppsd.trainers.preview_conditions import of_batch
@@ -75,7 +75,7 @@ class PreviewCallback(TrainerCallback):
             self.prompts = self._captions(file, inputs["input_ids"][:count])
             self.given = [Prompt(text) for text in self.prompts]
             if self.conditions:
-                self.told = of_batch(self.conditions, inputs, count, file.parent)
+                self.told = of_batch(self.conditions, inputs, count, Path(args.output_dir, CONDITIONS))
 
     def _captions(self, file: Path, input_ids: paddle.Tensor) -> list[str]:
         if not file.is_file():

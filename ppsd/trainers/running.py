@@ -43,6 +43,7 @@ def train(method: type[StableDiffusionTrainer], run: Run) -> StableDiffusionTrai
     args = run.args
     run.check()
     method.check(run)
+    method.preview_files(run)  # raises what can be mended before much is read
     configure(cache_dir=run.data.data_cache_dir, cache_gb=run.data.data_cache_gb)
     set_device(args.device)
     prepare_output_dir(args.output_dir, run.paths(), args.should_save, run.image_folders())

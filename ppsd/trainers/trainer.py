@@ -34,7 +34,6 @@ from ppsd.trainers.meter import Meter
 from ppsd.trainers.method import Method
 from ppsd.trainers.optimizer import learning_rate_ratios, trained_parameters, undecayed
 from ppsd.trainers.optimizers.factory import make_optimizer
-from ppsd.trainers.preview_conditions import pair, read_files
 from ppsd.trainers.previews import PreviewCallback
 from ppsd.trainers.processes import from_first
 from ppsd.trainers.run import Run
@@ -77,7 +76,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             halve_frozen(bundle, step.trained, args.frozen_dtype)
         super().__init__(model=step, args=args)
         self.step = step
-        prompts, files = pair(args.prompts(), self.validation_files(run))
+        prompts, told = self.preview_files(run)
         self.previews = PreviewCallback(
             self.pipeline(),
             self.ema,
@@ -87,7 +86,7 @@ class StableDiffusionTrainer(Method, CheckpointingTrainer):
             self.heart,
             every=args.preview_period(run.steps_per_epoch),
             prompts=prompts,
-            told=read_files(files, args.resolution) if files else None,
+            told=told,
             conditions=self.preview_conditions,
         )
         self.watch = make_watch(args, self.heart, step, bundle.tokenizer, lambda: self.loader)

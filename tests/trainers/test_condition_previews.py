@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ppsd.sampling.prompts import Prompt
+from ppsd.trainers import running
 from ppsd.trainers.controlnet import ControlNetTrainer
 from ppsd.trainers.depth import DepthTrainer
 from ppsd.trainers.inpainting import InpaintingTrainer
@@ -126,3 +127,21 @@ def test_files_that_cannot_be_told_are_named(
     given = {"validation_image": picture, "validation_mask": mask, "validation_prompts": ["a"], "do_train": False}
     with pytest.raises(ValueError, match=rf"--validation_mask: .*{message}"):
         learn(tiny_run, tmp_path / "run", InpaintingTrainer, folder, **given)
+
+
+def test_a_run_that_starts_over_draws_with_conditions_of_its_own(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """Not with those of the run that was there, which may be other ones."""
+    given: dict[str, Any] = {"image_logging_steps": 1, "max_steps": 1, "overwrite_output_dir": True}
+    first = learn(tiny_run, tmp_path, DepthTrainer, folder, **given)
+    again = learn(tiny_run, tmp_path, DepthTrainer, folder, seed=8, **given)
+    assert (first.previews.told["depth"] != again.previews.told["depth"]).any()
+    learn(tiny_run, tmp_path, InpaintingTrainer, folder, **given)
+
+
+def test_wrong_files_are_known_before_anything_is_loaded(
+    tiny_run: Run, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "find_start", lambda *_: pytest.fail("the run has begun"))
+    given: dict[str, Any] = {"validation_image": tmp_path / "missing.png", "validation_prompts": ["a"]}
+    with pytest.raises(ValueError, match=r"--validation_image: .*missing\.png"):
+        learn(tiny_run, tmp_path / "run", ControlNetTrainer, folder, **given)
