@@ -51,23 +51,24 @@ class AdapterNetwork(nn.Layer):
         }
         return {**super().state_dict(*args, **kwargs), **alphas}
 
-    def check_saved(self, file: Path) -> None:
-        """Raise ValueError where saved adapters are of other layers, sizes or alphas than these."""
-        source = SafetensorsFile(file)
-        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        wrong = differing(own, {name: spec.shape for name, spec in source.specs.items()})
-        if wrong:
+
+def check_saved(network: nn.Layer, file: Path) -> None:
+    """Raise ValueError where saved adapters are of other layers, sizes or alphas than these."""
+    source, own = SafetensorsFile(file), network.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
+    wrong = differing(shapes, {name: spec.shape for name, spec in source.specs.items()})
+    if wrong:
+        raise ValueError(
+            f"--network_module: {file} holds adapters of other layers or ranks (e.g. {wrong[0]}); continue with the"
+            " same --network_* and --conv_* flags, or start over with --overwrite_output_dir"
+        )
+    for key in (name for name in own if name.endswith(f".{ALPHA}")):
+        saved, now = float(source.read(key)), float(own[key])
+        if saved != now:
             raise ValueError(
-                f"--network_module: {file} holds adapters of other layers or ranks (e.g. {wrong[0]}); continue with the"
-                " same --network_* and --conv_* flags, or start over with --overwrite_output_dir"
+                f"--network_alpha: {file} has alpha {saved:g} at {key.removesuffix(f'.{ALPHA}')}, this run {now:g};"
+                " continue with the same one, or start over with --overwrite_output_dir"
             )
-        for name, (place, adapter) in self._named.items():
-            key = f"{name}.{ALPHA}"
-            if float(source.read(key)) != np.float32(adapter.alpha):
-                raise ValueError(
-                    f"--network_alpha: {file} has alpha {float(source.read(key)):g} at {place.path}, this run"
-                    f" {adapter.alpha:g}; continue with the same one, or start over with --overwrite_output_dir"
-                )
 
 
 def new_adapters(

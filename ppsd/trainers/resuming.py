@@ -137,7 +137,8 @@ def check_parts(checkpoint: Path, trained: set[str], use_ema: bool) -> None:
     held = {name.split("/")[0] for name in names if "/" in name}
     pipeline = "model_index.json" in names  # of --only_save_updated_model False, which holds the frozen parts, too
     for part, flag in PARTS.items():
-        where = flag or f"another method ({part})"
+        decoder = part == "unet" and "controlnet" in held & trained
+        where = "--sd_locked False" if decoder else flag or f"another method ({part})"
         if part in trained and part not in held:
             raise ValueError(f"{where}: {checkpoint} was saved without training it; leave the flag out or start over")
         if part in held and part not in trained and not pipeline:

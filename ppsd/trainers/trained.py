@@ -10,7 +10,8 @@ from typing import Any, Optional
 import paddle
 from paddle import nn
 
-from ppsd.adapters.network import AdapterNetwork
+from ppsd.adapters.control_lora import ControlLora
+from ppsd.adapters.network import AdapterNetwork, check_saved
 from ppsd.formats.safetensors_file import Digest, SafetensorsFile, TensorSource
 from ppsd.models.bundle import Bundle
 from ppsd.models.ema import EMA
@@ -18,6 +19,8 @@ from ppsd.models.saving import component_bytes, has_config, load_weights, read_c
 
 _TEXT_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps", "vocab_size")
 
+
+_FLAGS = {"controlnet": "--controlnet_model_name_or_path (or --control_type)"}
 
 Trained = Mapping[str, nn.Layer]
 """What a run trains, by name; the first one is what is averaged."""
@@ -80,18 +83,32 @@ def check_architecture(folder: Path, trained: Trained) -> None:
     Most of what a config says shows in no weight's shape: heads, norms, activations.
     """
     for name, layer in trained.items():
-        if isinstance(layer, AdapterNetwork):
-            layer.check_saved(folder / name / weights_file(layer))
+        file = folder / name / weights_file(layer)
+        if not file.is_file():
+            other = "adapters beside it alone" if has_config(layer) else "all of it, and no adapters"
+            raise ValueError(
+                f"--network_module: of the {name} {folder} holds {other}; continue with the same flags, or start over"
+                " with --overwrite_output_dir"
+            )
+        if isinstance(layer, (AdapterNetwork, ControlLora)):
+            check_saved(layer, file)
         if not has_config(layer):
             continue
         config = layer.config.to_dict() if hasattr(layer.config, "to_dict") else dict(layer.config.items())
         now = {key: _plain(value) for key, value in config.items()} if name != "text_encoder" else config
         keys = set(_TEXT_KEYS) if name == "text_encoder" else set(now) - {"sample_size"}
-        _compare(folder / name, now, keys, f"--{name}_name_or_path")
+        now["_class_name"] = type(layer).__name__
+        _compare(folder / name, now, keys, _FLAGS.get(name, f"--{name}_name_or_path"))
 
 
 def _compare(folder: Path, now: Mapping[str, Any], keys: set[str], flag: str) -> None:
     saved = read_config(folder / "config.json")
+    kind, own = saved.get("_class_name", now["_class_name"]), now["_class_name"]
+    if kind != own:
+        raise ValueError(
+            f"{flag}: {folder} is a {kind}, this run's a {own}; continue with the same flags, or start over with"
+            " --overwrite_output_dir"
+        )
     for key in sorted(keys & set(saved) & set(now)):  # another version of the stack may know other keys
         if not key.startswith("_") and saved[key] != now[key]:
             raise ValueError(

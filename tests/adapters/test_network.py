@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from ppsd.adapters.attach import attached, detach
 from ppsd.adapters.base import Dropout, Options
 from ppsd.adapters.layers import adaptable
-from ppsd.adapters.network import AdapterNetwork, new_adapters
+from ppsd.adapters.network import AdapterNetwork, check_saved, new_adapters
 from ppsd.adapters.targets import PRESETS, Wanted, find_targets
 from ppsd.models.placeholder import AddedRows, ExtendedEmbedding
 from tests.tiny import tiny_text_encoder, tiny_unet
@@ -143,10 +143,10 @@ def test_the_state_is_a_file_of_kohyas(tmp_path: Path) -> None:
     assert (state[f"{name}.alpha"].shape, float(state[f"{name}.alpha"])) == ((), 1.5)
     assert float(state["lora_unet_mid_block_resnets_0_conv1.alpha"]) == 0.5
     save_file(state, tmp_path / "weights.safetensors")
-    network.check_saved(tmp_path / "weights.safetensors")
+    check_saved(network, tmp_path / "weights.safetensors")
     save_file({**state, f"{name}.alpha": np.float32(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"--network_alpha: .*has alpha 3 at mid_block.*this run 1.5"):
-        network.check_saved(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"--network_alpha: .*has alpha 3 at lora_unet_mid_block.*this run 1.5"):
+        check_saved(network, tmp_path / "other.safetensors")
 
 
 @pytest.mark.parametrize("options", [Options(), Options(tucker=True, dora=True)])
