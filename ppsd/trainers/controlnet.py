@@ -49,6 +49,7 @@ class ControlNetTrainer(StableDiffusionTrainer):
     @classmethod
     def check(cls, run: Run) -> None:
         run.own.check()
+        run.own.check_conditions(cls.conditions, run.data.cache_latents)
         check_control(run)
 
     @classmethod

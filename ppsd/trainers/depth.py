@@ -31,6 +31,10 @@ class DepthTrainer(StableDiffusionTrainer):
     concat_channels = DEPTH
 
     @classmethod
+    def check(cls, run: Run) -> None:
+        run.own.check_conditions(cls.conditions, run.data.cache_latents)
+
+    @classmethod
     def validation_files(cls, run: Run) -> list[Files]:
         return [Files("validation_depth", "depth", run.own.validation_depth)]
 

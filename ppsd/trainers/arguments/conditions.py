@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Optional
 
 from ppsd.data.annotators import ANNOTATORS, MODELS, hand_in
@@ -40,3 +41,16 @@ class ConditionArguments:
         ",".join(KINDS), "Masks that are drawn, separated by commas: rectangles, strokes, ellipses, full."
     )
     mask_coverage: float = flag(COVERAGE, "Share of the picture that drawn masks cover on average.")
+
+    def check_conditions(self, conditions: Sequence[str], cache_latents: bool) -> None:
+        """Raise ValueError, naming the flag, for what has no say or cannot act. conditions: of Method."""
+        usual = {each.name: each.default for each in fields(ConditionArguments)}
+        for name in ("mask_kinds", "mask_coverage"):
+            if getattr(self, name) != usual[name] and "mask" not in conditions:
+                raise ValueError(f"--{name} acts only where a mask is needed; leave it out")
+            if getattr(self, name) != usual[name] and self.mask_column is not None:
+                raise ValueError(f"--{name} and --mask_column both say what the mask is; give one of them")
+        if self.annotator is not None and cache_latents:
+            raise ValueError(
+                "--annotator with --cache_latents: it acts on pixels; write a column with tools/annotate.py"
+            )
