@@ -8,9 +8,11 @@ from typing import Any
 
 import paddle
 from paddle import nn
+from ppdiffusers import T2IAdapter
 
 from ppsd.adapters.control_lora import new_control_lora
 from ppsd.models.bundle import Bundle
+from ppsd.models.control_models import kind_of
 from ppsd.models.controlnet import (
     FLAG,
     embedding_channels,
@@ -25,6 +27,8 @@ from ppsd.trainers.run import Run
 
 logger = logging.getLogger(__name__)
 
+_CLASSES = {"controlnet": "ControlNetModel", "t2i_adapter": "T2IAdapter"}
+_COLOURS = 3
 _NOT_FOR_CONTROL = (
     "network_train_text_encoder_only",
     "down_lr_weight",
@@ -42,6 +46,20 @@ def check_embedding(controlnet: nn.Layer, factor: int, flag: str) -> None:
         raise ValueError(f"{flag}: the ControlNet makes a picture {own} times smaller, the VAE {factor} times")
 
 
+def check_given(path: str, control_type: str) -> None:
+    """Raise ValueError, naming the flag, where what is to be begun with is of another --control_type."""
+    kind, wanted = kind_of(path, FLAG), _CLASSES[control_type]
+    if kind != wanted:
+        raise ValueError(f"{FLAG}: {path} holds {kind}; --control_type {control_type} needs {wanted}")
+
+
+def check_colours(net: nn.Layer) -> None:
+    """Raise ValueError where it is not shown three channels, as training has them."""
+    name = "in_channels" if isinstance(net, T2IAdapter) else "conditioning_channels"
+    if net.config[name] != _COLOURS:
+        raise ValueError(f"{FLAG}: it is shown pictures of {net.config[name]} channels; training has {_COLOURS}")
+
+
 def check_control(run: Run) -> None:
     """Raise ValueError, naming the flag, for what other methods can train and this one cannot."""
     model, own = run.model, run.own
@@ -53,8 +71,9 @@ def check_control(run: Run) -> None:
             raise ValueError(
                 f"--{name}: a ControlNet is trained beside a text encoder that stays as it is; leave it out"
             )
-    if run.data.cache_latents and own.annotator is not None:
-        raise ValueError("--annotator with --cache_latents: it acts on pixels; write a column with tools/annotate.py")
+    rate = run.args.unet_learning_rate
+    if own.sd_locked and rate not in (0, run.args.asked_learning_rate):
+        raise ValueError("--unet_learning_rate: the UNet stays as it is; give --learning_rate, or --sd_locked False")
     if model.network_module is None:
         return
     if own.control_type != "controlnet" or not own.sd_locked:
@@ -69,14 +88,19 @@ def make_control(run: Run, bundle: Bundle) -> nn.Layer:
     """As the flags say. Raises ValueError naming them."""
     own, path, factor = run.own, run.own.controlnet_model_name_or_path, bundle.vae_scale_factor
     paddle.seed(run.args.seed)
-    path = find_controlnet(path, FLAG) if path else None
+    if path:
+        path = find_controlnet(path, FLAG)
+        check_given(path, own.control_type)
     if own.control_type == "t2i_adapter":
-        return load_t2i_adapter(path, bundle) if path else new_t2i_adapter(bundle.unet, factor)
+        adapter = load_t2i_adapter(path, bundle) if path else new_t2i_adapter(bundle.unet, factor)
+        check_colours(adapter)
+        return adapter
     if path:
         controlnet = load_controlnet(path, bundle.unet)
     else:
         channels = own.conditioning_embedding_out_channels or embedding_channels(factor)
         controlnet = new_controlnet(bundle.unet, embedding_channels=channels)
+    check_colours(controlnet)
     check_embedding(controlnet, factor, FLAG if path else "--conditioning_embedding_out_channels")
     if own.only_mid_control:
         mute_down_blocks(controlnet)

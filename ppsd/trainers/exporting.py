@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 import paddle
-from ppdiffusers import StableDiffusionControlNetPipeline
+from ppdiffusers import StableDiffusionControlNetPipeline, T2IAdapter
 
-from ppsd.adapters.control_lora import ControlLora, whole_controlnet
+from ppsd.adapters.control_lora import OWN, ControlLora, whole_controlnet
 from ppsd.formats.safetensors_file import Digest
 from ppsd.models.bundle import Bundle
+from ppsd.models.control_models import CONFIG
 from ppsd.models.ema import EMA
 from ppsd.models.saving import component_bytes, save_component
 from ppsd.sampling.pipeline import build_pipeline, pipeline_parts
@@ -56,8 +57,8 @@ def write_pipeline(
 
 
 def _described(bundle: Bundle, prediction_type: str) -> Any:
-    """The pipeline that the index names."""
-    if bundle.controlnet is None:
+    """The pipeline that the index names: without a T2I-Adapter, whose pipeline has another folder for it."""
+    if bundle.controlnet is None or isinstance(bundle.controlnet, T2IAdapter):
         return build_pipeline(bundle, prediction_type)
     parts = {**pipeline_parts(bundle, prediction_type), "safety_checker": None, "requires_safety_checker": False}
     return StableDiffusionControlNetPipeline(**parts, controlnet=whole_controlnet(bundle))
@@ -72,10 +73,12 @@ def write_control(
     """The ControlNet (adapters within it) or T2I-Adapter in float32, averaged if that is what `averaged` is of."""
     controlnet, whole = bundle.controlnet, whole_controlnet(bundle)
     average = averaged if averaged is not None and averaged.layer is controlnet else None
+    weights = average.state_dict() if average else {}
     if isinstance(controlnet, ControlLora):
+        own = {name: value for name, value in weights.items() if name.startswith(OWN)}  # the others are fused
         with average.applied() if average else nullcontext(), controlnet.fused():
-            return save_component(whole, folder, masters=masters)
-    return save_component(whole, folder, masters=masters, weights=average.state_dict() if average else None)
+            return save_component(whole, folder, masters=masters, weights=own)
+    return save_component(whole, folder, masters=masters, weights=weights)
 
 
 def control_bytes(bundle: Bundle) -> int:
@@ -93,12 +96,14 @@ def pipeline_bytes(bundle: Bundle) -> int:
 def replace_export(staging: Path, folder: Path) -> None:
     """Move what was written into `folder`, in place of an earlier export.
 
-    model_index.json, which makes it a pipeline, goes first and comes last, where there is a new one.
+    model_index.json, which makes it a pipeline, goes first and comes last, where there is a new one. A folder is either
+    a pipeline or a ControlNet with a config.json: what makes it the other one goes, too.
     """
     for path in sorted(staging.rglob("*")):
         flush(path)
-    if (staging / INDEX).exists():
-        (folder / INDEX).unlink(missing_ok=True)
+    if (staging / INDEX).exists() or (staging / CONFIG).exists():
+        for name in (INDEX, CONFIG):
+            (folder / name).unlink(missing_ok=True)
     for part in sorted(staging.iterdir(), key=lambda path: (path.name == INDEX, path.name)):
         take_place(part, folder / part.name)
     flush(folder)

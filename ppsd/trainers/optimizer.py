@@ -20,6 +20,7 @@ def learning_rate_ratios(run: Run, bundle: Bundle) -> dict[str, float]:
     args = run.args
     adapters = adapter_rates(run, bundle) if bundle.adapter is not None else {}
     rates = {
+        "controlnet": args.asked_learning_rate,
         "unet": args.unet_learning_rate,
         "text_encoder": args.text_encoder_learning_rate,
         "embeddings": run.model.embedding_learning_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,16 @@ import paddle
 import pytest
 
 from ppsd.diffusion.draws import draw
-from ppsd.models.controlnet import load_controlnet
+from ppsd.models.controlnet import load_controlnet, new_t2i_adapter
 from ppsd.models.denoiser import PlainDenoiser
 from ppsd.models.loading import load_component
-from ppsd.models.saving import read_weights
+from ppsd.models.saving import read_weights, save_component
+from ppsd.sampling.pipeline import load_pipeline
 from ppsd.sampling.text import read_text_settings
 from ppsd.trainers.controlnet import ControlNetTrainer
+from ppsd.trainers.controlnet_folders import find_controlnet
+from ppsd.trainers.exporting import write_control
+from ppsd.trainers.optimizer import learning_rate_ratios
 from ppsd.trainers.trainer import StableDiffusionTrainer
 from tests.data.scenes import disagreement
 from tests.trainers.condition_runs import NARROW, base_unet, first_batch, scenes, unet
@@ -33,6 +38,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "adapters": {**NARROW, "network_module": "lora", "network_dim": 2, "use_ema": True},
     "t2i_adapter": {"control_type": "t2i_adapter"},
 }
+
+FREE: dict[str, Any] = {"conditioning_embedding_out_channels": None}
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +181,8 @@ def test_cached_latents_and_pictures_learn_the_same(tiny_run: Run, tmp_path: Pat
         ({"conditioning_embedding_out_channels": [4, 8]}, "makes a picture 2 times smaller, the VAE 8 times"),
         ({"conditioning_image_column": "sketch"}, "no conditioning image"),
         ({"annotator": "kenny"}, "--annotator kenny is not one of"),
+        ({"unet_learning_rate": 1e-4}, "--unet_learning_rate: the UNet stays as it is"),
+        ({"mask_kinds": "full"}, "--mask_kinds acts only where a mask is needed"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -184,8 +193,6 @@ def test_what_cannot_work_is_refused(
 
 
 def test_a_controlnet_of_another_model_is_refused(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
-    import json
-
     learn(tiny_run, tmp_path / "first", folder, max_steps=1, **NARROW)
     config = tmp_path / "first" / "config.json"
     told = json.loads(config.read_text(encoding="utf-8"))
@@ -218,3 +225,95 @@ def test_streamed_parts_of_the_tool_have_a_conditioning_column(tiny_run: Run, tm
     batch = first_batch(alone)
     for pixels, shown in zip(batch["pixels"].numpy(), batch["conditioning"].numpy()):
         assert disagreement(pixels, shown) < 0.004, "crops and flips are those of the picture"
+
+
+def test_a_controlnet_and_a_decoder_have_rates_of_their_own(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    given = {"sd_locked": False, "learning_rate": 1e-3, "unet_learning_rate": 1e-4, **NARROW}
+    trainer = built(tiny_run, tmp_path, folder, **given)
+    ratios = learning_rate_ratios(trainer.run, trainer.bundle)
+    rates = {part: trainer.args.learning_rate * ratios.get(part, 1.0) for part in trainer.step.trained}
+    assert rates == pytest.approx({"controlnet": 1e-3, "unet": 1e-4})
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        ("controlnet", {"network_module": "lora"}, "--network_module: of the controlnet .* holds all of it"),
+        ("adapters", {"network_module": None, "network_dim": None}, "--network_module: .* holds adapters beside it"),
+        ("adapters", {"network_alpha": 3}, "--network_alpha: .* has alpha 2 .* this run 3"),
+        ("adapters", {"network_dim": 3}, "--network_module: .* holds adapters of other layers or ranks"),
+        ("t2i_adapter", {"control_type": "controlnet"}, r"--control_type\): .* is a T2IAdapter, this run's a Contr"),
+        ("controlnet", {"sd_locked": False}, "--sd_locked False: .* was saved without training it"),
+        ("decoder, too", {"sd_locked": True}, "--sd_locked False: .* holds a trained unet; add the flag"),
+        (
+            "controlnet",
+            {"conditioning_embedding_out_channels": [4, 4, 4, 8]},
+            "--controlnet_model_name_or_path .*: its conditioning_embedding_out_channels is",
+        ),
+    ],
+)
+def test_a_run_goes_on_only_as_what_it_was(
+    tiny_run: Run, tmp_path: Path, folder: Path, first: str, then: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {**KINDS[first], "use_ema": False}
+    learn(tiny_run, tmp_path, folder, max_steps=1, **given)
+    with pytest.raises(ValueError, match=message):
+        learn(tiny_run, tmp_path, folder, max_steps=2, **{**given, **then})
+
+
+def test_another_kind_than_asked_for_is_not_begun_with(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    learn(tiny_run, tmp_path / "t2i", folder, max_steps=1, **KINDS["t2i_adapter"])
+    with pytest.raises(ValueError, match="t2i holds T2IAdapter; --control_type controlnet needs ControlNetModel"):
+        built(tiny_run, tmp_path / "again", folder, controlnet_model_name_or_path=tmp_path / "t2i")
+
+
+def test_one_that_is_shown_grey_is_refused(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """As TencentARC's T2I-Adapters for sketches are."""
+    trainer = built(tiny_run, tmp_path / "base", folder, control_type="t2i_adapter")
+    grey = new_t2i_adapter(trainer.bundle.unet, trainer.bundle.vae_scale_factor, channels=1)
+    save_component(grey, tmp_path / "grey")
+    given = {"control_type": "t2i_adapter", "controlnet_model_name_or_path": tmp_path / "grey"}
+    with pytest.raises(ValueError, match="it is shown pictures of 1 channels; training has 3"):
+        built(tiny_run, tmp_path / "again", folder, **given)
+
+
+@pytest.mark.parametrize("kind", ["controlnet", "t2i_adapter"])
+def test_checkpoints_can_be_whole_pipelines(tiny_run: Run, tmp_path: Path, folder: Path, kind: str) -> None:
+    """Whose index names what the folder holds."""
+    learn(tiny_run, tmp_path, folder, max_steps=1, only_save_updated_model=False, **KINDS[kind])
+    whole = tmp_path / "checkpoint-1"
+    index = json.loads((whole / "model_index.json").read_text(encoding="utf-8"))
+    named = index["_class_name"], index.get("controlnet")
+    assert (
+        named
+        == {
+            "controlnet": ("StableDiffusionControlNetPipeline", ["ppdiffusers", "ControlNetModel"]),
+            "t2i_adapter": ("StableDiffusionPipeline", None),
+        }[kind]
+    ), "T2I-Adapters have another pipeline, with another folder"
+    assert load_pipeline(str(whole)).unet.config.in_channels == 4
+    built(tiny_run, tmp_path / "again", folder, **{**KINDS[kind], "controlnet_model_name_or_path": whole, **FREE})
+
+
+def test_averages_of_adapters_go_before_an_optimizers_own_weights(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    """Which AMP O2 keeps in float32, of a ControlNet's own layers as of all others."""
+    trainer = learn(tiny_run, tmp_path, folder, max_steps=3, **KINDS["adapters"])
+    assert trainer.ema is not None
+    assert trainer.bundle.controlnet is not None
+    masters = {p.name: p.detach() + 1.0 for p in trainer.bundle.controlnet.parameters()}
+    write_control(tmp_path / "whole", trainer.bundle, trainer.ema, masters)
+    found = read_weights(tmp_path / "whole" / FILE)
+    own = {name: value.numpy() for name, value in trainer.ema.state_dict().items() if name in found}
+    assert any(name.startswith("controlnet_down_blocks") for name in own)
+    assert_same_weights({name: found[name] for name in own}, own)
+
+
+def test_an_export_of_another_kind_is_not_taken_for_this_one(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
+    given: dict[str, Any] = {"max_steps": 1, "overwrite_output_dir": True, **NARROW}
+    learn(tiny_run, tmp_path, folder, **given)
+    assert find_controlnet(str(tmp_path), "--controlnet") == str(tmp_path)
+    learn(tiny_run, tmp_path, folder, sd_locked=False, **given)
+    assert find_controlnet(str(tmp_path), "--controlnet") == str(tmp_path / "controlnet")
+    learn(tiny_run, tmp_path, folder, **given)
+    assert find_controlnet(str(tmp_path), "--controlnet") == str(tmp_path)
+    assert not (tmp_path / "model_index.json").exists()

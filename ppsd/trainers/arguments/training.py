@@ -46,7 +46,8 @@ class SDTrainingArguments(OptimizerArguments, ValidationArguments, TrainingArgum
     )
     use_ema: bool = flag(
         False,
-        "Keep an average of the trained weights (of the UNet, or of new tokens alone), for previews and the export.",
+        "Keep an average of the trained weights for previews and the export: of the UNet, else of the adapters, the new"
+        " tokens, or the ControlNet (not of a text encoder, or a decoder, that is trained beside them).",
     )
     ema_decay: float = flag(0.9999, "Decay of the average (it warms up from 0.18).")
     enable_xformers_memory_efficient_attention: bool = flag(False, "Paddle's memory-efficient attention (GPU).")
