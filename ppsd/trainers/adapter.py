@@ -50,12 +50,13 @@ def add_adapter(run: Run, bundle: Bundle) -> AdapterNetwork:
         "%s beside %d layers: %d parameters, %.2f %% of the models' %d",
         *(algorithm, len(adapters), trained, 100 * trained / whole, whole),
     )
-    if 0 < run.args.learning_rate < LOW_RATE:
-        logger.warning(
-            "--learning_rate %g is one for whole models; adapters usually begin with 1e-4 or more",
-            run.args.learning_rate,
-        )
+    warn_of_low_rate(run.args.learning_rate)
     return network
+
+
+def warn_of_low_rate(rate: float) -> None:
+    if 0 < rate < LOW_RATE:
+        logger.warning("--learning_rate %g is one for whole models; adapters usually begin with 1e-4 or more", rate)
 
 
 def check_targets(targets: Sequence[Target], parts: Iterable[str], model: ModelArguments) -> None:

@@ -35,7 +35,10 @@ BATCH = "global batch (--per_device_train_batch_size x --gradient_accumulation_s
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """Every flag's value, for state.json, and the records of one optimizer step on all devices."""
+    """Every flag's value, for state.json, and the records of one optimizer step on all devices.
+
+    --learning_rate as it was asked for: what the arguments have there is the rate that the scheduler schedules.
+    """
     values = {
         field.name: _plain(getattr(arguments, field.name))
         for arguments in run.groups()
@@ -44,7 +47,7 @@ def settings(run: Run) -> dict[str, Any]:
     }
     args = run.args
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.dataset_world_size
-    return {**values, BATCH: batch}
+    return {**values, "learning_rate": args.asked_learning_rate, BATCH: batch}
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any], restart_data: bool) -> list[str]:
@@ -64,8 +67,11 @@ def changes(saved: Mapping[str, Any], now: Mapping[str, Any], restart_data: bool
 def _matters(name: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if name == "max_steps":  # where the schedule ends; a constant rate has no end
         return not str(now["lr_scheduler_type"]).startswith("constant")
-    if name == "learning_rate":  # the rate of each part is what counts, and is named
-        return False
+    controls = "sd_locked" in now
+    if name == "learning_rate":  # the rate of each part is what counts, and is named; this one is a ControlNet's
+        return controls
+    if name == "unet_learning_rate" and controls:
+        return not now["sd_locked"]
     return name != "text_encoder_learning_rate" or bool(now["train_text_encoder"])
 
 

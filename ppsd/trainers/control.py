@@ -22,6 +22,7 @@ from ppsd.models.controlnet import (
     new_controlnet,
     new_t2i_adapter,
 )
+from ppsd.trainers.adapter import warn_of_low_rate
 from ppsd.trainers.controlnet_folders import find_controlnet
 from ppsd.trainers.run import Run
 
@@ -108,6 +109,7 @@ def make_control(run: Run, bundle: Bundle) -> nn.Layer:
     if run.model.network_module:
         model = run.model
         options, dropout, seed = model.adapter_options, model.adapter_dropout, run.args.seed
+        warn_of_low_rate(run.args.learning_rate)
         trained = new_control_lora(controlnet, model.adapter_targets, str(model.network_module), options, dropout, seed)
     count = sum(int(p.size) for p in trained.parameters())
     logger.info("%s: %d parameters", "adapters of a ControlNet" if run.model.network_module else "ControlNet", count)

@@ -12,7 +12,9 @@ import pytest
 
 from ppsd.trainers import running
 from ppsd.trainers.arguments import DataArguments, ModelArguments, SDTrainingArguments
+from ppsd.trainers.arguments.controlnet import ControlNetArguments
 from ppsd.trainers.arguments.dreambooth import DreamBoothArguments
+from ppsd.trainers.arguments.inpainting import DepthArguments, InpaintingArguments
 from ppsd.trainers.changes import BATCH, HARMLESS, changes, settings
 from ppsd.trainers.run import Run as Flags
 from ppsd.trainers.textual_inversion import TextualInversionArguments
@@ -26,7 +28,8 @@ def told(run: Run, output: Path, **flags: Any) -> dict[str, Any]:
 
 
 def test_every_harmless_flag_exists() -> None:
-    own = (DreamBoothArguments, TextualInversionArguments)
+    conditions = (ControlNetArguments, InpaintingArguments, DepthArguments)
+    own = (DreamBoothArguments, TextualInversionArguments, *conditions)
     kinds: tuple[Any, ...] = (ModelArguments, DataArguments, SDTrainingArguments, *own)
     known = {field.name for kind in kinds for field in fields(kind)}
     assert known >= HARMLESS
@@ -54,6 +57,16 @@ def test_flags_that_change_the_result_are_named(tiny_run: Run, tmp_path: Path, f
     assert len(found) == len(said)
     for text, part in zip(found, said):
         assert part in text
+
+
+@pytest.mark.parametrize("sd_locked", [True, False])
+def test_a_controlnets_rate_is_named_as_it_was_asked_for(tiny_run: Run, tmp_path: Path, sd_locked: bool) -> None:
+    def told_of(**flags: Any) -> dict[str, Any]:
+        arguments = parse(tiny_run.flags(tmp_path, unet_learning_rate=1e-4, **flags))
+        return settings(Flags(*arguments, own=ControlNetArguments(sd_locked=sd_locked)))
+
+    found = changes(told_of(), told_of(learning_rate=0.5), restart_data=False)
+    assert found == ["--learning_rate was 0.001 and is 0.5"]
 
 
 def test_longer_runs_differ_only_where_the_schedule_ends(tiny_run: Run, tmp_path: Path) -> None:

@@ -261,6 +261,15 @@ def test_a_run_goes_on_only_as_what_it_was(
         learn(tiny_run, tmp_path, folder, max_steps=2, **{**given, **then})
 
 
+def test_a_rate_for_whole_models_is_little_for_adapters(
+    tiny_run: Run, tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The default is one of them."""
+    with caplog.at_level("WARNING", "ppsd"):
+        built(tiny_run, tmp_path, folder, learning_rate=None, **KINDS["adapters"])
+    assert "--learning_rate 5e-06 is one for whole models" in caplog.text
+
+
 def test_another_kind_than_asked_for_is_not_begun_with(tiny_run: Run, tmp_path: Path, folder: Path) -> None:
     learn(tiny_run, tmp_path / "t2i", folder, max_steps=1, **KINDS["t2i_adapter"])
     with pytest.raises(ValueError, match="t2i holds T2IAdapter; --control_type controlnet needs ControlNetModel"):
