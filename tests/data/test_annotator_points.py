@@ -167,6 +167,8 @@ def test_points_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text("{")
     (tmp_path / "p.txt").write_text("1 2\nthree 4\n")
     (tmp_path / "p.npy").write_bytes(b"\x93NUMPY")
+    with open(tmp_path / "huge.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**15, 2)})
     np.save(tmp_path / "o.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "large.txt").write_bytes(b"1 2\n" * (MAX_POINT_BYTES // 4 + 1))
     infinite = face()
@@ -183,6 +185,7 @@ def test_points_that_cannot_be_used(tmp_path: Path) -> None:
         (tmp_path / "p.txt", UNREADABLE_POINTS, "p.txt: could not convert string to float: 'three'"),
         (tmp_path / "p.npy", UNREADABLE_POINTS, "p.npy: "),
         (tmp_path / "o.npy", UNREADABLE_POINTS, "o.npy: Object arrays cannot be loaded"),
+        (tmp_path / "huge.npy", UNREADABLE_POINTS, "huge.npy: Unable to allocate"),
         (tmp_path / "large.txt", UNREADABLE_POINTS, "more than 4194304 bytes"),
     ):
         found = read_points("landmarks", value, SIZE)

@@ -97,7 +97,7 @@ def _file_of(path: Path) -> Any:
         if path.suffix == ".json":
             return _json_of(text, str(path))
         return [[float(word) for word in line.replace(",", " ").split()] for line in text.splitlines() if line.strip()]
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, MemoryError) as error:  # an array file may say any size
         return BadRecord(UNREADABLE_POINTS, f"{path}: {error}")
 
 
