@@ -14,7 +14,7 @@ from ppsd.formats.extras import split_row
 from ppsd.formats.image_folder import metadata_file, repeats_of
 from ppsd.formats.image_folder_writer import METADATA
 from ppsd.formats.items import IMAGE_COLUMNS, MISSING_IMAGE, NO_IMAGE_PATH
-from ppsd.formats.lines import parse_object, text_lines
+from ppsd.formats.lines import json_line, parse_object, text_lines
 from ppsd.types import BadRecord
 
 REPEATED_IMAGE = "image of an earlier row"
@@ -85,7 +85,7 @@ class MetadataCaptions:
     def write(self, name: str, caption: str) -> None:
         self._new[name] = caption
         with open(self._folder / JOURNAL, "ab") as journal:
-            journal.write(_line({"file_name": name, "text": caption}))
+            journal.write(json_line({"file_name": name, "text": caption}))
 
     extend = write
 
@@ -99,7 +99,7 @@ class MetadataCaptions:
                 rows.append({"file_name": image.name, "text": caption})
         if rows != self._rows:
             with atomic_write(self._folder / METADATA) as file:
-                file.writelines(map(_line, rows))
+                file.writelines(map(json_line, rows))
         (self._folder / JOURNAL).unlink(missing_ok=True)
 
 
@@ -161,10 +161,3 @@ def _read_journal(path: Path) -> dict[str, str]:
         file.truncate(whole)
     rows = [json.loads(line) for line in data[:whole].splitlines()]
     return {row["file_name"]: row["text"] for row in rows}
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, as in the names of files that are no UTF-8
-        return json.dumps(row).encode() + b"\n"

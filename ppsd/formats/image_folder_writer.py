@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ from ppsd.formats.extras import further_images, plain
 from ppsd.formats.image_bytes import image_extension
 from ppsd.formats.items import IMAGE_COLUMNS
 from ppsd.formats.layout import remove_part
+from ppsd.formats.lines import json_line
 from ppsd.types import Record
 
 METADATA = "metadata.jsonl"
@@ -61,10 +61,4 @@ def _write_record(folder: Path, stem: str, record: Record, metadata: BinaryIO) -
             shutil.copyfile(value, folder / row[key])
         elif key not in (*_OWN_KEYS, *IMAGE_COLUMNS) and plain(value) is not None:
             row[key] = plain(value)
-    # Half a surrogate pair can only be written as an escape; other text stays readable.
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        line = text.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(row).encode()
-    metadata.write(line + b"\n")
+    metadata.write(json_line(row))

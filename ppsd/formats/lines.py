@@ -125,6 +125,14 @@ def parse_object(text: str) -> dict[str, Any] | BadRecord:
     return value
 
 
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """A row as one line of JSON. Half a surrogate pair can only be written as an escape; other text stays readable."""
+    text = json.dumps(row, ensure_ascii=False)
+    if isinstance(checked_text(text), BadRecord):
+        text = json.dumps(row)
+    return text.encode() + b"\n"
+
+
 def caption_of(row: Mapping[str, Any], *keys: str) -> str | BadRecord:
     """The text under the first of `keys` that is there and not null; of a list of texts, the first."""
     value = next((row[key] for key in keys if row.get(key) is not None), None)

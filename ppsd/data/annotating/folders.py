@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator
@@ -22,7 +21,7 @@ from ppsd.formats.extras import plain
 from ppsd.formats.image_bytes import read_image_file
 from ppsd.formats.image_folder_writer import METADATA
 from ppsd.formats.items import FolderItem
-from ppsd.formats.lines import NO_CAPTION
+from ppsd.formats.lines import NO_CAPTION, json_line
 from ppsd.types import BadRecord
 
 OUTSIDE_FOLDER, ROOT_FOLDER = "_outside", "_root"
@@ -118,7 +117,7 @@ def annotate_folder(
             for folder, row in done.rows:
                 if folder not in writers:
                     writers[folder] = stack.enter_context(atomic_write(folder / METADATA))
-                writers[folder].write(_line(row))
+                writers[folder].write(json_line(row))
             total.tally.merge(done.result.tally)
             total.kept += done.result.kept
             total.again += done.result.again
@@ -234,11 +233,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _line(row: Row) -> bytes:
-    """Half a surrogate pair can only be written as an escape; other text stays readable."""
-    try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(row).encode() + b"\n"
