@@ -49,7 +49,7 @@ class ControlNetTrainer(StableDiffusionTrainer):
     @classmethod
     def check(cls, run: Run) -> None:
         run.own.check()
-        run.own.check_conditions(cls.conditions, run.data.cache_latents)
+        run.own.check_conditions(cls.conditions, run.data.cache_latents, run.args.dataloader_num_workers)
         check_control(run)
 
     @classmethod

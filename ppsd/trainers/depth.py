@@ -32,7 +32,7 @@ class DepthTrainer(StableDiffusionTrainer):
 
     @classmethod
     def check(cls, run: Run) -> None:
-        run.own.check_conditions(cls.conditions, run.data.cache_latents)
+        run.own.check_conditions(cls.conditions, run.data.cache_latents, run.args.dataloader_num_workers)
 
     @classmethod
     def validation_files(cls, run: Run) -> list[Files]:

@@ -34,7 +34,7 @@ class InpaintingTrainer(AnyDataTrainer):
     @classmethod
     def check(cls, run: Run) -> None:
         super().check(run)
-        run.own.check_conditions(cls.conditions, run.data.cache_latents)
+        run.own.check_conditions(cls.conditions, run.data.cache_latents, run.args.dataloader_num_workers)
         if run.data.cache_latents:
             raise ValueError("--cache_latents: pictures are masked anew each time, so latents are not enough")
 

@@ -180,6 +180,10 @@ def test_cached_latents_and_pictures_learn_the_same(tiny_run: Run, tmp_path: Pat
         ({"annotator": "canny", "cache_latents": True}, "--annotator with --cache_latents"),
         ({"conditioning_embedding_out_channels": [4, 8]}, "makes a picture 2 times smaller, the VAE 8 times"),
         ({"conditioning_image_column": "sketch"}, "no conditioning image"),
+        (
+            {"annotator": "hed", "annotator_model": "x", "dataloader_num_workers": 2},
+            "--dataloader_num_workers 0, or write",
+        ),
         ({"annotator": "kenny"}, "--annotator kenny is not one of"),
         ({"unet_learning_rate": 1e-4}, "--unet_learning_rate: the UNet stays as it is"),
         ({"mask_kinds": "full"}, "--mask_kinds acts only where a mask is needed"),

@@ -42,8 +42,13 @@ class ConditionArguments:
     )
     mask_coverage: float = flag(COVERAGE, "Share of the picture that drawn masks cover on average.")
 
-    def check_conditions(self, conditions: Sequence[str], cache_latents: bool) -> None:
+    def check_conditions(self, conditions: Sequence[str], cache_latents: bool, num_workers: int) -> None:
         """Raise ValueError, naming the flag, for what has no say or cannot act. conditions: of Method."""
+        if self.annotator_model is not None and num_workers:
+            raise ValueError(
+                f"--annotator {self.annotator} is a network, which data workers cannot run: give"
+                " --dataloader_num_workers 0, or write a column with tools/annotate.py"
+            )
         usual = {each.name: each.default for each in fields(ConditionArguments)}
         for name in ("mask_kinds", "mask_coverage"):
             if getattr(self, name) != usual[name] and "mask" not in conditions:
