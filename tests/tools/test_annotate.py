@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from ppsd.data.annotators.landmarks import draw_landmarks
 from ppsd.data.config import StreamConfig
 from ppsd.data.loader import StreamLoader
 from ppsd.data.source import open_sources
+from ppsd.formats.image_folder import read_image_folder
+from ppsd.formats.items import FolderItem
 from tests.data.scenes import disagreement, png, scene, write_scenes
 from tests.data.streams import take
 from tests.data.test_annotator_points import face
@@ -280,6 +283,23 @@ def test_a_jsonl_file_beside_its_output(folder: Path) -> None:
         "text": "c 1",
         "conditioning_image": "conditioning_image/in/1.jpg.png",
     }
+
+
+def test_folders_with_repeats_have_no_captions_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when a run is killed, nor of a class that the input has no more."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("10_a dog/0", "10_a dog/1", "2_toy/0"):
+        path = Path("in", f"{name}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg_bytes(80, 70, seed=len(name)))
+    dies_after(1, monkeypatch, run)
+    assert list(read_image_folder("out")) == []
+    assert run() == 0
+    assert len(list(read_image_folder("out"))) == 3
+    shutil.rmtree("in/2_toy")
+    assert run() == 0
+    captions = [item.caption for _, item in read_image_folder("out") if isinstance(item, FolderItem)]
+    assert captions == ["a dog", "a dog"]
 
 
 def test_folders_with_repeats_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

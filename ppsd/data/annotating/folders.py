@@ -107,7 +107,7 @@ def annotate_folder(
     A picture is there when its file has the mark of this image and these settings. Raises OSError for what cannot be
     written, ValueError, WorkerDied.
     """
-    _clean(task.output)
+    _clean(task)
     total = Annotated()
     writers: dict[Path, BinaryIO] = {}
     jobs = (Job(task, chunk) for chunk in _chunks(items))
@@ -126,11 +126,13 @@ def annotate_folder(
     return total
 
 
-def _clean(output: Path) -> None:
+def _clean(task: FolderTask) -> None:
     """Remove the metadata of an earlier run, and what one that was killed had begun to write."""
-    for folder, _, names in os.walk(output):
+    for folder, _, names in os.walk(task.output):
         for name in names:
-            if name == METADATA or (name.startswith(".") and name.endswith(".tmp")):
+            if name == METADATA and task.grouped and Path(folder) != task.output:
+                Path(folder, name).write_bytes(b"")  # see _annotate
+            elif name == METADATA or (name.startswith(".") and name.endswith(".tmp")):
                 Path(folder, name).unlink()
 
 
@@ -165,6 +167,9 @@ def _annotate(item: FolderItem, task: FolderTask, result: Annotated) -> Union[tu
     folder, name = task.places(item.image)
     if name.parts[0] == task.column:
         raise ValueError(f"{item.image}: pictures are written to a folder {task.column}; rename the one of the image")
+    if task.grouped:  # without metadata, the folder's name would be the caption of images and of their pictures
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METADATA).touch()
     row: Row = {"file_name": name.as_posix(), task.caption_column: item.caption}
     had = isinstance(item.meta.get(task.column), Path) and not task.overwrite
     if had:
