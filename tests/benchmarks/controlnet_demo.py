@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.benchmarks.condition_runs import condition_parser, overlap_goals, time_goal, trained
 from tests.benchmarks.goals import print_goals
 
-MAX_STEPS, LEARNING_RATE = 1000, 2e-3
+MAX_STEPS, LEARNING_RATE = 1500, 2e-3
 SCRIPT = "controlnet/train_controlnet.py"
 
 
@@ -39,7 +39,7 @@ def measure(base: Path, run: Path, count: int, grid: Path) -> tuple[float, float
     from ppsd.models.controlnet import load_controlnet
     from ppsd.sampling.control import generate_controlled, with_controlnets
     from ppsd.sampling.pipeline import generate, load_pipeline
-    from tests.benchmarks.held_out_conditions import SETTINGS, held_out, read, sheet, show, through_vae
+    from tests.benchmarks.held_out_conditions import SETTINGS, chance, held_out, read, sheet, show, through_vae
 
     data = held_out(count)
     pipe = load_pipeline(str(base))
@@ -52,6 +52,7 @@ def measure(base: Path, run: Path, count: int, grid: Path) -> tuple[float, float
         "true pictures through the VAE": read(through_vae(pipe.vae, data.pictures), data),
     }
     show(rows)
+    print(f"{'by chance: of the next condition':<36}{chance(drawn, data):>10.3f}")
     sheet(grid, data.outlines, alone, drawn, data.pictures)
     overlap, _, color, _ = rows["with the ControlNet"]
     return overlap, color

@@ -38,7 +38,7 @@ def measure(base: Path, run: Path, count: int, grid: Path) -> tuple[float, float
     from ppsd.models.widening import DEPTH
     from ppsd.sampling.depth import generate_from_depth
     from ppsd.sampling.pipeline import generate, load_pipeline
-    from tests.benchmarks.held_out_conditions import SETTINGS, held_out, read, sheet, show, through_vae
+    from tests.benchmarks.held_out_conditions import SETTINGS, chance, held_out, read, sheet, show, through_vae
 
     data = held_out(count)
     pipe = load_pipeline(str(base))
@@ -50,6 +50,7 @@ def measure(base: Path, run: Path, count: int, grid: Path) -> tuple[float, float
         "true pictures through the VAE": read(through_vae(pipe.vae, data.pictures), data),
     }
     show(rows)
+    print(f"{'by chance: of the next condition':<36}{chance(drawn, data):>10.3f}")
     depths = np.rint(data.depths * 255).astype(np.uint8)[..., None].repeat(3, axis=-1)
     sheet(grid, depths, alone, drawn, data.pictures)
     overlap, _, color, _ = rows["with depth"]

@@ -14,10 +14,10 @@ from ppsd.trainers.depth import DepthTrainer
 from ppsd.trainers.inpainting import InpaintingTrainer
 from ppsd.trainers.parsing import parse_run
 from tests.benchmarks import controlnet_demo, depth_demo, inpainting_demo
-from tests.benchmarks.condition_runs import IMAGES, overlap_goals
-from tests.benchmarks.held_out_conditions import SEED, HeldOut, another_color, held_out, read
+from tests.benchmarks.condition_runs import IMAGES, overlap_goals, time_goal
+from tests.benchmarks.held_out_conditions import SEED, HeldOut, another_color, chance, held_out, read
 from tests.benchmarks.inpainting_demo import Measured, boxes, goals, without_masked
-from tests.benchmarks.method_runs import COMMON
+from tests.benchmarks.method_runs import COMMON, Trained
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def test_true_pictures_score_full_marks_and_those_of_others_do_not(data: HeldOut
     assert overlap > 0.99
     assert low > 0.95
     assert (shape, background) == (1.0, 1.0)
+    assert 0.3 < chance(data.pictures, data) < 0.6
     moved = read(np.roll(data.pictures, 1, axis=0), data)
     assert moved[0] < 0.6
     assert max(moved[2:]) < 0.5
@@ -98,3 +99,8 @@ def test_latents_without_masked_pixels_are_whole_blocks() -> None:
 )
 def test_goals_of_inpainting(found: Measured, met: list[bool]) -> None:
     assert [goal.met for goal in goals(found)] == met
+
+
+def test_the_time_goal_is_of_what_was_computed() -> None:
+    assert time_goal(None) == []
+    assert [time_goal(Trained(2000, 0, "", cpu))[0].met for cpu in (900.0, 901.0)] == [True, False]
