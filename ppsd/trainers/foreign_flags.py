@@ -70,6 +70,7 @@ ELSEWHERE = {
     "save_precision": "weights are saved in float32; leave it out (tools/ convert them)",
     "lowram": "models are loaded in one way only; tools/plan_memory.py says which flags save memory",
     "caption_extension": "captions in IMAGE.txt and IMAGE.caption are found without it; leave it out",
+    "conditioning_data_dir": "name the images in metadata.jsonl beside the pictures, as conditioning_image",
     "reg_data_dir": "images of the class: --instance_data_dir, --with_prior_preservation and --class_data_dir",
     "color_aug": "write --color_jitter 0.1",
     "random_crop": "crops are random unless --center_crop is given; leave it out",
