@@ -72,6 +72,8 @@ def main() -> None:
             parser.set_defaults(**read_recipe(args.method, args.config))
             args = parser.parse_args()
         settings = settings_from(args)
+        if not args.gpu > 0:
+            raise ValueError(f"--gpu is {args.gpu:g}; it must be above 0")
         model = read_footprint(args.model)
         if args.resolution % model.latent_factor or args.resolution <= 0 or args.batch_size <= 0:
             raise ValueError(f"--resolution must be a multiple of {model.latent_factor}, --batch_size at least 1")
@@ -100,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--optimizer_type", default="AdamW", help=f"{', '.join(OPTIONS)} (default: AdamW)")
     parser.add_argument("--precision", choices=("float32", "O1", "O2"), default="float32", help="of --bf16 / --fp16")
     parser.add_argument("--frozen_dtype", default="float32", help="float32, bfloat16 or float16 (default: float32)")
-    parser.add_argument("--max_token_length", type=int, default=75, help="75, 150 or 225 (default: 75)")
+    parser.add_argument("--max_token_length", type=int, choices=(75, 150, 225), default=75, help="(default: 75)")
     for name in SWITCHES:
         parser.add_argument(f"--{name}", type=strtobool, nargs="?", const=True, default=False, help="as in training")
     parser.add_argument("--sd_locked", type=strtobool, nargs="?", const=True, default=True, help="as in training")

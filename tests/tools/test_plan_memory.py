@@ -36,6 +36,20 @@ def test_a_wrong_model_is_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--gpu", "0"), "--gpu is 0; it must be above 0"),
+        (("--max_token_length", "100"), "argument --max_token_length: invalid choice: 100"),
+    ],
+)
+def test_wrong_values_are_one_line(flags: tuple[str, ...], said: str) -> None:
+    result = plan_memory(*flags)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def peak(*flags: str) -> float:
     done = plan_memory(*flags)
     assert done.returncode == 0, done.stderr
