@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ppsd.compat
+
 import numpy as np
-
-from ppsd import compat  # isort: skip  before paddle
-
 import paddle
 from paddlenlp.transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
@@ -19,7 +18,7 @@ from ppsd.formats.safetensors_file import SafetensorsFile
 from ppsd.interop.weights import CONSTANTS, as_float32
 from ppsd.models.loading import load_component
 
-compat.apply()
+ppsd.compat.apply()
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

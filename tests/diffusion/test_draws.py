@@ -12,7 +12,7 @@ def arrays(seeds: list, **options: float) -> dict:
 
 
 def test_a_sample_is_drawn_the_same_in_any_batch():
-    options = {"noise_offset": 0.1, "input_perturbation": 0.1}
+    options = {"noise_offset": 0.1, "input_perturbation": 0.1, "masked": True}
     seeds = [11, -5, 2**62, 7]
     whole = arrays(seeds, **options)
     for i in (3, 0, 2, 1):
@@ -22,10 +22,11 @@ def test_a_sample_is_drawn_the_same_in_any_batch():
 
 
 def test_the_draws_of_a_seed_are_part_of_every_trained_run_and_never_change():
-    drawn = arrays([0, 1234567890123], noise_offset=0.5, input_perturbation=0.5)
+    drawn = arrays([0, 1234567890123], noise_offset=0.5, input_perturbation=0.5, masked=True)
     assert drawn["timesteps"].tolist() == [624, 105]
     np.testing.assert_allclose(drawn["noise"][1, 0, 0, :3], [-0.117946, -1.391991, 0.335006], atol=1e-6)
     np.testing.assert_allclose(drawn["vae_noise"][1, 0, 0, :3], [0.396621, 0.087683, -0.300827], atol=1e-6)
+    np.testing.assert_allclose(drawn["masked_noise"][1, 0, 0, :3], [-0.419094, 0.165723, 1.298789], atol=1e-6)
     np.testing.assert_allclose(drawn["noise_for_input"][1, 0, 0, :3], [-0.911131, -0.795802, -0.230681], atol=1e-6)
 
 

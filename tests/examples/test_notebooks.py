@@ -93,8 +93,9 @@ def test_it_runs_from_the_first_cell_to_the_last(name: str, tmp_path: Path) -> N
 
 
 @every_notebook
-def test_what_needs_a_download_parses(name: str) -> None:
+def test_what_needs_a_download_parses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands of the cells that are not executed."""
+    monkeypatch.chdir(ROOT)
     method, shown = METHODS[name], [SHELL.findall(cell)[0] for cell in cells(name, tag="download")]
     training, drawing = (shlex.split(command.replace("\\\n", " ")) for command in shown)
     assert training[:2] == ["sh", f"examples/{name}/train.sh"]
