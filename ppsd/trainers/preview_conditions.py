@@ -65,14 +65,16 @@ def read_files(given: Sequence[Files], resolution: int) -> dict[str, np.ndarray]
 
 
 def of_batch(names: Sequence[str], inputs: Mapping[str, Any], count: int, file: Path) -> dict[str, np.ndarray]:
-    """What the first batch says, or what the run's beginning has kept of its own in `file`."""
-    if not file.is_file():
-        found = {name: channels_last(np.asarray(inputs[name][:count])) for name in names}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as stream:
-            np.savez_compressed(stream, **found)
-    with np.load(file, allow_pickle=False) as kept:
-        return as_told({name: kept[name] for name in names})
+    """What the first batch says, or what the run's beginning has kept of its own in `file`, unless another method's."""
+    if file.is_file():
+        with np.load(file, allow_pickle=False) as kept:
+            if set(kept.files) == set(names):
+                return as_told({name: kept[name] for name in names})
+    found = {name: channels_last(np.asarray(inputs[name][:count])) for name in names}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as stream:
+        np.savez_compressed(stream, **found)
+    return as_told(found)
 
 
 def as_told(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

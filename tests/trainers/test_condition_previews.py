@@ -14,7 +14,7 @@ from ppsd.trainers import running
 from ppsd.trainers.controlnet import ControlNetTrainer
 from ppsd.trainers.depth import DepthTrainer
 from ppsd.trainers.inpainting import InpaintingTrainer
-from ppsd.trainers.preview_conditions import Files, pair
+from ppsd.trainers.preview_conditions import Files, of_batch, pair
 from tests.data.scenes import mask_of, scene
 from tests.trainers.condition_runs import NARROW, Method, learn, scenes
 from tests.trainers.conftest import Run
@@ -145,3 +145,12 @@ def test_wrong_files_are_known_before_anything_is_loaded(
     given: dict[str, Any] = {"validation_image": tmp_path / "missing.png", "validation_prompts": ["a"]}
     with pytest.raises(ValueError, match=r"--validation_image: .*missing\.png"):
         learn(tiny_run, tmp_path / "run", ControlNetTrainer, folder, **given)
+
+
+def test_conditions_that_another_method_has_kept_are_not_taken(tmp_path: Path) -> None:
+    file, pixels = tmp_path / "previews" / "conditions.npz", np.full((3, 3, 8, 8), 7, np.uint8)
+    depth = np.full((3, 1, 8, 8), 0.5, np.float32)
+    assert of_batch(("depth",), {"depth": depth}, 2, file)["depth"].shape == (2, 8, 8)
+    batch = {"pixels": pixels, "mask": pixels[:, :1]}
+    assert of_batch(("pixels", "mask"), batch, 2, file)["pixels"].shape == (2, 8, 8, 3)
+    assert (of_batch(("pixels", "mask"), {}, 2, file)["mask"] == 7).all(), "kept of its own"
