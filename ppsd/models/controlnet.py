@@ -114,8 +114,3 @@ def mute_down_blocks(controlnet: ControlNetModel) -> None:
     """Have the ControlNet say 0 to the down blocks: trained with only_mid_control, it then is one anywhere."""
     for parameter in controlnet.controlnet_down_blocks.parameters():
         parameter.set_value(paddle.zeros_like(parameter))
-
-
-def own_layers(controlnet: ControlNetModel) -> list[nn.Layer]:
-    """What a ControlNet has beside its copy of the UNet's: the picture's embedding and the zero convolutions."""
-    return [controlnet.controlnet_cond_embedding, controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]

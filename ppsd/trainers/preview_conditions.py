@@ -12,6 +12,7 @@ import numpy as np
 from ppsd.formats.atomic import atomic_write
 from ppsd.sampling.picture_files import read_condition, read_picture
 from ppsd.sampling.prompts import Prompt
+from ppsd.sampling.scenes import matched
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,14 @@ def pair(prompts: Sequence[Prompt], given: Sequence[Files]) -> tuple[list[Prompt
     if missing:
         there = [flag for flag in counts if flag not in missing]
         raise ValueError(f"{there[0]} needs {' and '.join(missing)}: a preview has one of each")
-    most = max(counts.values())
-    if set(counts.values()) - {1, most}:
-        said = ", ".join(f"{flag} {count}" for flag, count in counts.items())
-        raise ValueError(f"as many of each, or one for all: {said}")
+    columns: dict[str, Sequence[Any]] = {f"--{files.flag}": files.paths or [] for files in given}
+    rows = matched({**columns, "--validation_prompt": prompts})
     sized = [prompt.text for prompt in prompts if prompt.width or prompt.height]
     if sized:
         raise ValueError(f"--sample_prompts: {sized[0]!r} has a size of its own; here it is that of --{given[0].flag}")
     return (
-        [prompts[i % len(prompts)] for i in range(most)],
-        [Files(f.flag, f.name, [(f.paths or [])[i % len(f.paths or [])] for i in range(most)]) for f in given],
+        [row["--validation_prompt"] for row in rows],
+        [Files(files.flag, files.name, [row[f"--{files.flag}"] for row in rows]) for files in given],
     )
 
 

@@ -17,7 +17,6 @@ from ppsd.models.controlnet import (
     mute_down_blocks,
     new_controlnet,
     new_t2i_adapter,
-    own_layers,
     trained_layers,
 )
 from ppsd.models.denoiser import ConcatDenoiser, ControlDenoiser, PlainDenoiser, T2IAdapterDenoiser
@@ -85,7 +84,8 @@ def test_a_fresh_controlnet_is_the_encoder_and_can_learn():
     assert {name.split(".")[0] for name in copied} == {"conv_in", "time_embedding", "down_blocks", "mid_block"}
     for name in copied:
         np.testing.assert_array_equal(controlnet.state_dict()[name].numpy(), own[name].numpy())
-    embedding, *zeros = own_layers(controlnet)
+    embedding = controlnet.controlnet_cond_embedding
+    zeros = [controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
     zero = [p for layer in (*zeros, embedding.conv_out) for p in layer.parameters()]
     assert len(zero) == 2 * 6
     assert not any(p.numpy().any() for p in zero)

@@ -91,7 +91,7 @@ def test_one_prompt_or_one_image_is_for_all() -> None:
 @pytest.mark.parametrize(
     ("prompts", "files", "message"),
     [
-        (["a", "b"], [of("validation_image", "x", "y", "z")], "--validation_image 3, --validation_prompt 2"),
+        (["a", "b"], [of("validation_image", "x", "y", "z")], "--validation_image: 3, --validation_prompt: 2"),
         (["a"], [of("validation_image")], "--validation_prompt needs --validation_image"),
         ([], [of("validation_image", "x")], "--validation_image needs --validation_prompt"),
         (["a"], [of("validation_image", "x"), of("validation_mask")], "needs --validation_mask"),
